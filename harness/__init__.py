@@ -1,0 +1,1 @@
+"""Benchmark harness for transfer-based adversarial attacks on quantised networks."""
