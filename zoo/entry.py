@@ -124,8 +124,8 @@ class Claim(Record):
 class ModelEntry(Record):
     """One model of the registry.
 
-    `parent` supplies defaults for every field but `weights`, `clean_accuracy` and `recipe`, and names the model that the
-    QAA gain is measured against. `arch` is `timm:NAME` or `zoo:NAME` (`zoo.archs`).
+    `parent` supplies defaults for what describes the network (`zoo.registry.INHERITED`), never for its weights, recipe or
+    accuracy. `arch` is `timm:NAME` or `zoo:NAME` (`zoo.archs`).
     """
 
     name: Name
@@ -155,6 +155,8 @@ class ModelEntry(Record):
             raise ValueError("alternation needs quant: only a quantised model has states to alternate")
         if self.family == "quantized" and self.quant is None:
             raise ValueError("family is quantized but quant is missing")
+        if self.family == "standard" and self.quant is not None:
+            raise ValueError("quant is given but family is standard; say family: quantized")
         return self
 
     @property

@@ -1,0 +1,68 @@
+"""Data sets as uint8 images with labels, ids and a digest: the same bytes for everybody, or an error."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from zoo.errors import UserError, did_you_mean
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Images and labels of one split.
+
+    images: (N, C, H, W) uint8. labels: (N,) int64, 0-based. ids: one name per image, unique.
+    """
+
+    name: str
+    split: str
+    images: Tensor = field(repr=False)
+    labels: Tensor = field(repr=False)
+    ids: tuple[str, ...] = field(repr=False)
+
+    def __post_init__(self) -> None:
+        if self.images.dtype != torch.uint8 or self.images.dim() != 4:
+            raise ValueError(f"images must be uint8 (N, C, H, W), got {self.images.dtype} {tuple(self.images.shape)}")
+        if self.labels.dtype != torch.int64 or self.labels.shape != self.images.shape[:1] or len(self.ids) != len(self):
+            raise ValueError("labels must be int64 (N,), with one id per image")
+
+    def __len__(self) -> int:
+        return self.images.shape[0]
+
+    def head(self, limit: int | None) -> Dataset:
+        """Return the first `limit` images; all of them when `limit` is None or larger."""
+        if limit is None or limit >= len(self):
+            return self
+        return Dataset(self.name, self.split, self.images[:limit], self.labels[:limit], self.ids[:limit])
+
+    @property
+    def digest(self) -> str:
+        """sha256 over the shape, the pixels, the labels and the ids."""
+        sha = hashlib.sha256(repr(tuple(self.images.shape)).encode())
+        sha.update(self.images.contiguous().numpy().tobytes())
+        sha.update(self.labels.numpy().astype("<i8").tobytes())
+        sha.update("\n".join(self.ids).encode())
+        return sha.hexdigest()
+
+
+def load(name: str, split: str = "test") -> Dataset:
+    """Return a data set by the name that the registry and the suites use.
+
+    Raises:
+        UserError: the name or the split is unknown, or the data is not on this machine and cannot be fetched.
+    """
+    loaders = _loaders()
+    if name not in loaders:
+        raise UserError(f"unknown data set {name!r}{did_you_mean(name, loaders)}; known: {', '.join(sorted(loaders))}")
+    return loaders[name](split)
+
+
+def _loaders() -> dict[str, Callable[[str], Dataset]]:
+    from zoo.data import digits
+
+    return {"digits": digits.load}
