@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -13,7 +13,6 @@ from pydantic import Field, StringConstraints, model_validator
 
 from zoo.entry import Name, Record, State
 from zoo.errors import UserError, did_you_mean
-from zoo.registry import Registry
 from zoo.yamlfile import read_yaml, validate
 
 Transport = Literal["lossless", "jpeg75"]
@@ -153,13 +152,9 @@ class Suite(Record):
         shown = {"title", "description", "reported", "pairs", "attacks", "seeds", "substitutes"}
         return self.model_dump(mode="json", exclude=shown)
 
-    def digest(self, registry: Registry, data_digest: str) -> str:
+    def digest(self, weights: Mapping[str, str | None], data_digest: str) -> str:
         """sha256 over the canonical suite, its targets' weights and the images; rows of different digests do not compare."""
-        weights = {}
-        for name in self.target_names:
-            entry = registry[name]
-            weights[name] = entry.weights.sha256 if entry.weights else None
-        content = {"suite": self.canonical(), "targets": weights, "data": data_digest}
+        content = {"suite": self.canonical(), "targets": dict(weights), "data": data_digest}
         return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
@@ -205,7 +200,7 @@ def _included(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
 
 
 def _expand(data: dict[str, Any], path: Path) -> dict[str, Any]:
-    """Turn the compact forms into records: a substitute's bare name, and `reported` as substitute -> attack -> target -> figure."""
+    """Turn the compact forms into records: a bare substitute name, and `reported` as substitute -> attack -> target -> figure."""
     listed = data.get("substitutes")
     if isinstance(listed, list):
         short = [{"name": s, "models": [s]} if isinstance(s, str) else s for s in listed]
@@ -226,21 +221,3 @@ def _expand(data: dict[str, Any], path: Path) -> dict[str, Any]:
             for target, asr in cells.items()
         ]
     return {**data, "reported": rows}
-
-
-class SuiteView:
-    """A suite as boards see it: its digest, the bitwidth of each target, and which cells are white-box."""
-
-    def __init__(self, suite: Suite, registry: Registry, digest: str) -> None:
-        self.suite = suite
-        self.name, self.version, self.title, self.digest = suite.name, suite.version, suite.title, digest
-        self.families: Mapping[str, tuple[str, ...]] = suite.targets
-        self.pairs = suite.pairs
-        self.reported = suite.reported
-        self.bits = {t: registry[t].a_bits for t in suite.target_names}
-        self._arch = {m: registry[m].arch for m in suite.model_names}
-
-    def whitebox(self, substitute: str, target: str) -> bool:
-        """Whether the substitute and the target are of one architecture, whose cells are marked and left out of means."""
-        models: Iterable[str] = next((s.models for s in self.suite.substitutes if s.name == substitute), ())
-        return any(self._arch[m] == self._arch[target] for m in models)

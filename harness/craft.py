@@ -1,0 +1,125 @@
+"""Jobs to adversarial images: uint8, inside the ball, cached by content, a block at a time."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from harness import shards
+from harness.workbench import Context, Workbench, workbench
+from zoo.errors import UserError
+
+
+@dataclass(frozen=True)
+class Job:
+    """One substitute x attack x seed."""
+
+    substitute: str
+    attack: str
+    seed: int
+
+
+@dataclass(frozen=True)
+class Crafted:
+    """All images of one job."""
+
+    images: Tensor
+    """(N, C, H, W) uint8."""
+    seconds: float
+    reused: int
+    """How many of the images were in the cache."""
+
+
+def spans(count: int, block: int) -> list[tuple[int, int]]:
+    """Return the half-open index ranges of the blocks that cover `count` images."""
+    return [(start, min(start + block, count)) for start in range(0, count, block)]
+
+
+def shard_path(context: Context, key: str, start: int, stop: int) -> Path:
+    """Return the cache file of one block."""
+    return context.cache_folder / "crafted" / key[:2] / key / f"{start:06d}-{stop:06d}.safetensors"
+
+
+def craft_block(context: Context, job: Job, start: int, stop: int) -> tuple[bool, float]:
+    """Make sure that one block of a job is in the cache; return whether it was there, and the seconds its making took."""
+    bench = workbench(context)
+    path = shard_path(context, bench.craft_key(job.substitute, job.attack, job.seed), start, stop)
+    known = shards.read(path)
+    if known is not None:
+        return True, float(known[1]["seconds"])
+    began = time.perf_counter()
+    images = _craft(bench, job, start, stop)
+    seconds = time.perf_counter() - began
+    shards.write(path, images, seconds=f"{seconds:.6f}")
+    return False, seconds
+
+
+def _craft(bench: Workbench, job: Job, start: int, stop: int) -> Tensor:
+    from harness.attacks import Images, Rng
+
+    suite, data, device = bench.suite, bench.full, bench.context.device
+    index = torch.arange(start, start + suite.block).clamp(max=stop - 1)  # the last block is padded: kernels see one shape
+    clean = data.images[index].to(device)
+    rng = Rng(job.seed, index.tolist(), device)
+    attack, substitute = bench.attack(job.attack), bench.substitute(job.substitute)
+    with substitute.session():
+        adv = attack(
+            substitute,
+            clean.float() / 255,
+            data.labels[index].to(device),
+            eps=suite.budget.eps,
+            steps=suite.steps,
+            rng=rng,
+            pool=Images(data.images, data.labels),
+            chunk=bench.context.chunk,
+        )
+    return to_bytes(adv, clean, suite.budget.levels)[: stop - start].cpu()
+
+
+def to_bytes(adv: Tensor, clean: Tensor, levels: int) -> Tensor:
+    """Round adversarial images in [0, 1] to bytes and project them into the ball around the clean bytes.
+
+    adv, clean: (N, C, H, W) float and uint8. An attack may stray from the ball by a rounding; the bytes never do.
+
+    Raises:
+        UserError: the attack returned another shape, or values that are not finite.
+    """
+    if adv.shape != clean.shape:
+        raise UserError(f"the attack returned images of shape {tuple(adv.shape)} for {tuple(clean.shape)}; return one per input")
+    if not torch.isfinite(adv).all():
+        raise UserError("the attack returned values that are not finite; check its gradients for a division by zero")
+    x = clean.to(torch.int16)
+    rounded = (adv.detach() * 255).round().to(torch.int16)
+    return torch.minimum(torch.maximum(rounded, x - levels), x + levels).clamp(0, 255).to(torch.uint8)
+
+
+def max_level(adv: Tensor, clean: Tensor) -> int:
+    """Return the largest |adv - clean| over all bytes, in 1/255 steps."""
+    return int((adv.to(torch.int16) - clean.to(torch.int16)).abs().max()) if adv.numel() else 0
+
+
+def collect(context: Context, job: Job) -> Crafted:
+    """Read all blocks of a job and check the budget on the bytes.
+
+    Raises:
+        UserError: a block is missing or damaged.
+        ValueError: an image lies outside the ball, which no path through `to_bytes` can produce.
+    """
+    bench = workbench(context)
+    key = bench.craft_key(job.substitute, job.attack, job.seed)
+    parts, seconds = [], 0.0
+    for start, stop in spans(len(bench.data), bench.suite.block):
+        shard = shards.read(shard_path(context, key, start, stop))
+        if shard is None:
+            raise UserError(f"images {start} to {stop - 1} of {job} vanished from {context.cache_folder}; run the command again")
+        parts.append(shard[0])
+        seconds += float(shard[1]["seconds"])
+    images = torch.cat(parts)
+    level = max_level(images, bench.data.images)
+    if level > bench.suite.budget.levels:
+        raise ValueError(f"{job}: an image differs by {level} levels, the budget is {bench.suite.budget.levels}")
+    return Crafted(images, seconds, 0)

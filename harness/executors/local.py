@@ -1,0 +1,102 @@
+"""Tasks in this process, or in worker processes with one thread each."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from itertools import islice
+from types import TracebackType
+from typing import TypeVar
+
+from zoo.errors import UserError
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+IN_FLIGHT = 4
+"""Tasks handed to each worker at a time, so that a stop loses little."""
+
+
+class Local:
+    """Runs tasks on this machine; a context manager, since its worker processes live as long as a run.
+
+    With one worker tasks run in this process, one after the other. Each process uses one thread: two processes of two
+    threads on two cores are many times slower, and the number of threads can change the last bits of a sum.
+    """
+
+    def __init__(self, workers: int) -> None:
+        self.workers = workers
+        self._pool: ProcessPoolExecutor | None = None
+
+    def __enter__(self) -> Local:
+        single_thread()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._pool is None:
+            return
+        processes = list((self._pool._processes or {}).values())
+        self._pool.shutdown(wait=kind is None, cancel_futures=True)
+        if kind is not None:
+            for process in processes:
+                process.terminate()
+
+    def run(self, function: Callable[[T], R], tasks: Iterable[T]) -> Iterator[tuple[T, R | UserError]]:
+        """Yield (task, result) in the order of completion; a task that ended in a UserError yields that.
+
+        Raises:
+            UserError: a worker process died.
+        """
+        if self.workers <= 1:
+            for task in tasks:
+                yield task, _guarded(function, task)
+            return
+        if self._pool is None:
+            context = multiprocessing.get_context("spawn")
+            self._pool = ProcessPoolExecutor(self.workers, mp_context=context, initializer=_start_worker)
+        queue = iter(tasks)
+        pending: dict[Future[R | UserError], T] = {}
+        try:
+            while True:
+                for task in islice(queue, self.workers * IN_FLIGHT - len(pending)):
+                    pending[self._pool.submit(_guarded, function, task)] = task
+                if not pending:
+                    return
+                for future in wait(pending, return_when=FIRST_COMPLETED).done:
+                    yield pending.pop(future), future.result()
+        except BrokenProcessPool as error:
+            raise UserError(
+                "a worker process died (killed, or out of memory); what was finished is kept: run the command again, "
+                "with a smaller --workers if memory is short"
+            ) from error
+
+
+def single_thread() -> None:
+    """Make torch use one thread in this process."""
+    import torch
+
+    if torch.get_num_threads() != 1:
+        torch.set_num_threads(1)
+
+
+def default_workers(device: str) -> int:
+    """Return how many processes suit a device: the usable cores on a CPU, one on a GPU."""
+    if device != "cpu":
+        return 1
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _start_worker() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    single_thread()
+
+
+def _guarded(function: Callable[[T], R], task: T) -> R | UserError:
+    try:
+        return function(task)
+    except UserError as error:
+        return error

@@ -1,0 +1,128 @@
+"""The suite as a board's folder keeps it: with what it was run on, so that old boards stay readable; imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from harness.files import atomic_write
+from harness.suite import Suite
+from zoo.entry import Record
+from zoo.errors import UserError
+from zoo.yamlfile import read_yaml, validate
+
+if TYPE_CHECKING:
+    from harness.workbench import Workbench
+
+
+class Model(Record):
+    """What a board needs to know of a model, and the bytes that it was."""
+
+    arch: str
+    w_bits: int
+    a_bits: int
+    sha256: str | None
+
+
+class Snapshot(Record):
+    """A suite, its digest, its images and its models at the time of a run; offers what boards ask for."""
+
+    digest: str
+    images: int
+    data_sha256: str
+    models: dict[str, Model]
+    suite: Suite
+
+    def write(self, folder: Path) -> None:
+        """Write `folder`/suite.yaml."""
+        text = yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
+        atomic_write(folder / "suite.yaml", text)
+
+    @staticmethod
+    def read(folder: Path) -> Snapshot:
+        """Read `folder`/suite.yaml.
+
+        Raises:
+            UserError: there is none, or it is damaged.
+        """
+        path = folder / "suite.yaml"
+        if not path.is_file():
+            raise UserError(f"{folder} holds no leaderboard (no suite.yaml); run the suite first, or check --out")
+        return validate(Snapshot, read_yaml(path), str(path))
+
+    @property
+    def name(self) -> str:
+        """Name of the suite."""
+        return self.suite.name
+
+    @property
+    def version(self) -> int:
+        """Version of the suite."""
+        return self.suite.version
+
+    @property
+    def title(self) -> str:
+        """Title of the suite."""
+        return self.suite.title
+
+    @property
+    def levels(self) -> int:
+        """Radius of the ball in 1/255 steps."""
+        return self.suite.budget.levels
+
+    @property
+    def steps(self) -> int:
+        """Iterations of an attack."""
+        return self.suite.steps
+
+    @property
+    def families(self) -> Mapping[str, tuple[str, ...]]:
+        """Family title -> targets."""
+        return self.suite.targets
+
+    @property
+    def pairs(self) -> Any:
+        """QAA substitutes with baseline and controls."""
+        return self.suite.pairs
+
+    @property
+    def reported(self) -> Any:
+        """The paper's figures."""
+        return self.suite.reported
+
+    @property
+    def bits(self) -> dict[str, int]:
+        """Target -> activation bitwidth."""
+        return {t: self.models[t].a_bits for t in self.suite.target_names}
+
+    def whitebox(self, substitute: str, target: str) -> bool:
+        """Whether the substitute is of the target's architecture; such cells are marked and left out of means."""
+        models = next((s.models for s in self.suite.substitutes if s.name == substitute), (substitute,))
+        return any(self.models[m].arch == self.models[target].arch for m in models if m in self.models)
+
+
+def take(bench: Workbench, absent: Mapping[str, str]) -> Snapshot:
+    """Describe a suite as it is about to run; the weights of absent models are null."""
+    suite, entries = bench.suite, bench.registry
+    models = {
+        name: Model(
+            arch=entries[name].arch,
+            w_bits=entries[name].w_bits,
+            a_bits=entries[name].a_bits,
+            sha256=None if name in absent else _sha256(bench, name),
+        )
+        for name in suite.model_names
+    }
+    data_sha = bench.data.digest
+    digest = suite.digest({t: models[t].sha256 for t in suite.target_names}, data_sha)
+    return Snapshot(digest=digest, images=len(bench.data), data_sha256=data_sha, models=models, suite=suite)
+
+
+def _sha256(bench: Workbench, name: str) -> str | None:
+    try:
+        return bench.sha256(name)
+    except UserError:
+        return None

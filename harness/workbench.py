@@ -1,0 +1,172 @@
+"""What a worker process needs at hand: the images, the substitutes, the attacks and the targets of one suite."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import OrderedDict
+from dataclasses import dataclass
+from functools import cache, cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from zoo.build import load_entry, weights_sha256
+
+from harness.suite import Suite
+from zoo import registry as registries
+from zoo.data import Dataset
+from zoo.data import load as load_data
+from zoo.registry import Registry
+from zoo.store import cache_root
+
+if TYPE_CHECKING:
+    from harness.attacks import Attack
+    from harness.substitute import Crafter
+
+RESIDENT_BYTES = 2 * 10**9
+"""Targets kept loaded in one process; the least recently used go first."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """Everything that a worker is told: small, picklable, and enough to do any task of a run."""
+
+    suite: Suite
+    overlays: tuple[str, ...] = ()
+    device: str = "cpu"
+    limit: int | None = None
+    cache: str | None = None
+    chunk: int | None = None
+
+    @property
+    def cache_folder(self) -> Path:
+        """Where crafted images and predictions are kept between runs."""
+        return Path(self.cache) if self.cache else cache_root() / "harness"
+
+
+class Workbench:
+    """Loads what tasks ask for and keeps it; one in each process."""
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+        self.suite = context.suite
+        self._targets: OrderedDict[str, nn.Module] = OrderedDict()
+        self._substitutes: dict[str, Crafter] = {}
+
+    @cached_property
+    def registry(self) -> Registry:
+        """The registry with the overlays of the run."""
+        return registries.load(self.context.overlays)
+
+    @cached_property
+    def full(self) -> Dataset:
+        """All images of the suite."""
+        spec = self.suite.data
+        return load_data(spec.name, spec.split).head(spec.limit)
+
+    @cached_property
+    def data(self) -> Dataset:
+        """The images of this run: the suite's, or the first `limit` of them."""
+        return self.full.head(self.context.limit)
+
+    @cached_property
+    def full_digest(self) -> str:
+        """Digest of all images of the suite, which mixing attacks draw from."""
+        return self.full.digest
+
+    def sha256(self, model: str) -> str:
+        """Return the sha256 of a model's weights on this machine."""
+        return weights_sha256(self.registry[model])
+
+    def target(self, name: str) -> nn.Module:
+        """Return a target, loaded and on the device of the run."""
+        if name in self._targets:
+            self._targets.move_to_end(name)
+            return self._targets[name]
+        model = load_entry(self.registry[name]).to(self.context.device)
+        self._targets[name] = model
+        while len(self._targets) > 1 and sum(map(_bytes, self._targets.values())) > RESIDENT_BYTES:
+            self._targets.popitem(last=False)
+        return model
+
+    def substitute(self, name: str) -> Crafter:
+        """Return a substitute with its schedule of states; one at a time stays loaded."""
+        if name not in self._substitutes:
+            self._substitutes.clear()
+            self._substitutes[name] = assemble(self, name)
+        return self._substitutes[name]
+
+    def attack(self, name: str) -> Attack:
+        """Return an attack as the suite composes it."""
+        from harness.attacks import get
+
+        return get(self.suite.attack(name))
+
+    def craft_key(self, substitute: str, attack: str, seed: int) -> str:
+        """Return the content address of one job's images: all that decides their bytes, and nothing else."""
+        spec = self.suite.substitute(substitute)
+        alternation = self.registry[spec.models[0]].alternation
+        chosen = spec.model_dump(mode="json", exclude={"name", "models"})
+        content: dict[str, Any] = {
+            "format": 1,
+            "code": code_digest(),
+            "torch": torch.__version__,
+            "device": torch.device(self.context.device).type,
+            "attack": repr(self.attack(attack)),
+            "substitute": {**chosen, "weights": [self.sha256(m) for m in spec.models]},
+            "alternation": alternation.model_dump(mode="json") if alternation else None,
+            "feature_layer": [self.registry[m].feature_layer for m in spec.models],
+            "data": self.full_digest,
+            "budget": self.suite.budget.model_dump(mode="json"),
+            "steps": self.suite.steps,
+            "block": self.suite.block,
+            "seed": seed,
+        }
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def assemble(bench: Workbench, name: str) -> Crafter:
+    """Build the substitute that a suite describes: one model with its schedule, or an ensemble of models."""
+    from harness.substitute import ensemble
+    from harness.substitute import substitute as make
+
+    spec = bench.suite.substitute(name)
+    parts = []
+    for model in spec.models:
+        entry = bench.registry[model]
+        own = entry.alternation
+        states = spec.states or (own.states if own else None)
+        every = spec.every or (own.every if own else "iteration")
+        net = load_entry(entry).to(bench.context.device)
+        parts.append(make(net, states=states, every=every, feature_layer=entry.feature_layer))
+    return parts[0] if spec.ensemble is None else ensemble(parts, spec.ensemble)
+
+
+@cache
+def code_digest() -> str:
+    """sha256 over the sources that decide the bytes of an image, so that a change of code never serves an old one."""
+    root = Path(__file__).parent
+    files = [root / "substitute.py", root / "craft.py"]
+    for folder in (root / "attacks", root.parent / "zoo" / "quant", root.parent / "zoo" / "archs"):
+        files += sorted(folder.rglob("*.py"))
+    sha = hashlib.sha256()
+    for file in files:
+        sha.update(file.read_bytes())
+    return sha.hexdigest()
+
+
+def _bytes(model: nn.Module) -> int:
+    return sum(t.numel() * t.element_size() for t in model.state_dict().values())
+
+
+_current: tuple[Context, Workbench] | None = None
+
+
+def workbench(context: Context) -> Workbench:
+    """Return this process's workbench for a context, made anew when the context changes."""
+    global _current
+    if _current is None or _current[0] != context:
+        _current = (context, Workbench(context))
+    return _current[1]

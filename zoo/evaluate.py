@@ -1,0 +1,49 @@
+"""Clean accuracy against the registry's claim: the admission gate of every model."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from zoo.entry import ModelEntry
+
+TOLERANCE = 2.0
+
+
+@torch.no_grad()
+def predictions(model: nn.Module, images: Tensor, batch_size: int = 100, device: str = "cpu") -> Tensor:
+    """Return the predicted class (N,) int64 of uint8 images (N, C, H, W)."""
+    out = [model(b.to(device).float() / 255).argmax(1).cpu() for b in images.split(batch_size)]
+    return torch.cat(out) if out else torch.zeros(0, dtype=torch.int64)
+
+
+def evaluate(entry: ModelEntry, limit: int | None = None, device: str = "cpu", batch_size: int = 100) -> dict[str, Any]:
+    """Measure the top-1 accuracy in percent with its 95 % Wilson interval and compare it with the claim.
+
+    `ok` is False when the claim lies outside the interval and more than two points from the measured value.
+    """
+    from zoo.build import load_entry
+    from zoo.data import load
+
+    data = load(entry.data, "test").head(limit)
+    model = load_entry(entry).to(device)
+    correct = int((predictions(model, data.images, batch_size, device) == data.labels).sum())
+    n = len(data)
+    low, high = wilson(correct, n)
+    claim = entry.clean_accuracy.top1 if entry.clean_accuracy else None
+    top1 = 100 * correct / n
+    ok = claim is None or low <= claim <= high or abs(top1 - claim) <= TOLERANCE
+    verdict = "no claim to compare with" if claim is None else f"claimed {claim:.2f}: " + ("agrees" if ok else "DISAGREES")
+    line = f"{entry.name}: {top1:.2f} % of {n} images ({low:.1f} to {high:.1f}); {verdict}"
+    return {"name": entry.name, "top1": top1, "n": n, "low": low, "high": high, "claim": claim, "ok": ok, "line": line}
+
+
+def wilson(successes: int, n: int, z: float = 1.959963984540054) -> tuple[float, float]:
+    """Return the Wilson score interval of a proportion, in percent."""
+    p = successes / n
+    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    return 100 * (centre - half), 100 * (centre + half)
