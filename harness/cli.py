@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -152,10 +151,11 @@ def board_command(suite_name: str, version: int | None, check: bool, out: Path, 
       harness board --suite digits-qnn --check
     """
     from harness.board import check as check_folder
+    from harness.snapshot import Snapshot
 
     folder = _newest(out / suite_name, version)
     if check:
-        problems = check_folder(folder)
+        problems = check_folder(folder, Snapshot.read(folder))
         for problem in problems:
             click.echo(problem, err=True)
         if problems:
@@ -177,12 +177,13 @@ def _newest(folder: Path, version: int | None) -> Path:
 
 
 def _print_board(folder: Path, as_json: bool, write: bool) -> None:
-    from harness.board import load, write_files
+    from harness.board import Board
+    from harness.snapshot import Snapshot
 
-    board = load(folder)
+    board = Board.read(folder, Snapshot.read(folder))
     if write:
-        write_files(board, folder)
-    click.echo(json.dumps(board.to_json(), indent=2, ensure_ascii=False) if as_json else board.to_text())
+        board.write(folder)
+    click.echo(board.json() if as_json else board.text())
 
 
 class Progress:

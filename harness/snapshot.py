@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import yaml
 
 from harness.files import atomic_write
-from harness.suite import Suite
+from harness.suite import Budget, Pair, Reported, Suite
 from zoo.entry import Record
 from zoo.errors import UserError
 from zoo.yamlfile import read_yaml, validate
@@ -69,9 +69,9 @@ class Snapshot(Record):
         return self.suite.title
 
     @property
-    def levels(self) -> int:
-        """Radius of the ball in 1/255 steps."""
-        return self.suite.budget.levels
+    def budget(self) -> Budget:
+        """How far an adversarial image may be from the clean one."""
+        return self.suite.budget
 
     @property
     def steps(self) -> int:
@@ -84,23 +84,25 @@ class Snapshot(Record):
         return self.suite.targets
 
     @property
-    def pairs(self) -> Any:
+    def pairs(self) -> tuple[Pair, ...]:
         """QAA substitutes with baseline and controls."""
         return self.suite.pairs
 
     @property
-    def reported(self) -> Any:
+    def reported(self) -> tuple[Reported, ...]:
         """The paper's figures."""
         return self.suite.reported
 
     @property
     def bits(self) -> dict[str, int]:
-        """Target -> activation bitwidth."""
-        return {t: self.models[t].a_bits for t in self.suite.target_names}
+        """Target -> weight bitwidth, 32 when not quantised."""
+        return {t: self.models[t].w_bits for t in self.suite.target_names}
 
     def whitebox(self, substitute: str, target: str) -> bool:
-        """Whether the substitute is of the target's architecture; such cells are marked and left out of means."""
+        """Whether a cell is marked and left out of means: the substitute is the target, or of its architecture."""
         models = next((s.models for s in self.suite.substitutes if s.name == substitute), (substitute,))
+        if self.suite.whitebox == "model":
+            return target in models
         return any(self.models[m].arch == self.models[target].arch for m in models if m in self.models)
 
 

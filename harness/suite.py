@@ -97,6 +97,8 @@ class Suite(Record):
     pairs: tuple[Pair, ...] = ()
     targets: dict[str, tuple[Name, ...]]
     """Family title -> target models, in the order in which a board shows them."""
+    whitebox: Literal["architecture", "model"] = "architecture"
+    """Which cells are marked and left out of means: those within one architecture, or only a model against itself."""
     tolerance: float = Field(default=2.0, ge=0)
     """Points by which a model's clean accuracy may lie from its claim before its cells are blocked."""
     reported: tuple[Reported, ...] = ()
@@ -149,7 +151,7 @@ class Suite(Record):
 
     def canonical(self) -> dict[str, Any]:
         """Everything that can move a number, as plain data: neither which rows exist nor the words shown."""
-        shown = {"title", "description", "reported", "pairs", "attacks", "seeds", "substitutes"}
+        shown = {"title", "description", "reported", "pairs", "attacks", "seeds", "substitutes", "whitebox"}
         return self.model_dump(mode="json", exclude=shown)
 
     def digest(self, weights: Mapping[str, str | None], data_digest: str) -> str:
