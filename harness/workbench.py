@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from zoo.build import load_entry, weights_sha256
 
 from harness.suite import Suite
 from zoo import registry as registries
+from zoo.build import load_entry, weights_sha256
 from zoo.data import Dataset
 from zoo.data import load as load_data
 from zoo.registry import Registry

@@ -110,7 +110,8 @@ def load_strictly(net: nn.Module, state: Mapping[str, Tensor], path: Path) -> No
     missing, extra = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
     shapes = [k for k in own if k in state and own[k].shape != state[k].shape]
     if missing or extra or shapes:
-        first = f"lacks {missing[0]!r}" if missing else f"has {extra[0]!r} too many" if extra else f"differs in shape at {shapes[0]!r}"
+        kinds = ((missing, "lacks"), (extra, "has too many:"), (shapes, "differs in shape at"))
+        first = next(f"{words} {keys[0]!r}" for keys, words in kinds if keys)
         count = len(missing) + len(extra) + len(shapes)
         raise UserError(f"{path}: does not fit the architecture: it {first} ({count} keys differ); check arch and keymap")
     net.load_state_dict(dict(state), strict=True)
