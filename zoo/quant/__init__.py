@@ -1,0 +1,38 @@
+"""Quantised networks: quantisers, conversion of any CNN, states, calibration, and low-bit files."""
+
+from zoo.quant.convert import (
+    STATES,
+    activation_quantizers,
+    calibrate,
+    edge_layers,
+    frozen,
+    is_quantized,
+    latent_weight,
+    quantize,
+    reestimate_batchnorm,
+    set_state,
+    states,
+    weight_quantizers,
+)
+from zoo.quant.pack import pack, unpack
+from zoo.quant.save import load_into, read_metadata, save
+
+__all__ = [
+    "STATES",
+    "activation_quantizers",
+    "calibrate",
+    "edge_layers",
+    "frozen",
+    "is_quantized",
+    "latent_weight",
+    "load_into",
+    "pack",
+    "quantize",
+    "read_metadata",
+    "reestimate_batchnorm",
+    "save",
+    "set_state",
+    "states",
+    "unpack",
+    "weight_quantizers",
+]
