@@ -55,7 +55,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark else str(path)
-        raise UserError(f"{where}: {getattr(error, 'problem', None) or error}; mend the YAML there") from error
+        problem = " ".join(str(getattr(error, "problem", None) or error).split())
+        raise UserError(f"{where}: {problem}; mend the YAML there") from error
     except (RecursionError, ValueError) as error:
         raise UserError(f"{path}: nested too deeply or referring to itself; write it flat") from error
     except TypeError as error:
