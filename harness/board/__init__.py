@@ -1,0 +1,112 @@
+"""Boards: the rows of a suite as tables, without torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from harness.board import render
+from harness.board.cells import Frame, gather
+from harness.board.gains import gains
+from harness.board.protocol import SuiteView
+from harness.files import atomic_write, read_bytes
+from harness.results import Absent, Clean, Row, read_absent, read_clean, read_rows
+
+__all__ = ["Board", "SuiteView", "check", "load", "write_files"]
+
+
+class Board:
+    """The leaderboard of a suite: rows gathered over seeds, with rates, intervals and gains.
+
+    Rows that do not belong to the suite, by its digest or its budget, are in `refused` with the reason; when no other is
+    left that is a UserError. `absent` are rows that could not be made. Tiers of evidence are ranked and compared apart
+    unless `mixed`.
+    """
+
+    def __init__(
+        self,
+        suite: SuiteView,
+        rows: Iterable[Row],
+        clean: Clean,
+        absent: Iterable[Absent] = (),
+        mixed: bool = False,
+    ) -> None:
+        self.suite = suite
+        self.mixed = mixed
+        self.frame = Frame(suite, clean)
+        gathered = gather(self.frame, rows)
+        self.lines = gathered.lines
+        self.refused = gathered.refused
+        there = {(line.substitute, line.attack) for line in self.lines}
+        self.absent = [entry for entry in absent if (entry.substitute, entry.attack) not in there]
+        self.gains, left_out = gains(self.frame, self.lines, mixed)
+        self.remarks = gathered.remarks + left_out
+
+    def to_markdown(self) -> str:
+        """Return the whole board as Markdown."""
+        return render.to_markdown(self)
+
+    def to_text(self) -> str:
+        """Return the ranking and the gains for a terminal of 120 columns."""
+        return render.to_text(self)
+
+    def to_csv(self) -> str:
+        """Return one line for each cell, as CSV."""
+        return render.to_csv(self)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return every mean and gain as plain data."""
+        return render.to_json(self)
+
+    def files(self) -> dict[str, str]:
+        """Return the files of the board by name."""
+        data = json.dumps(self.to_json(), indent=1, ensure_ascii=False) + "\n"
+        return {"board.md": self.to_markdown(), "board.csv": self.to_csv(), "board.json": data}
+
+
+def load(folder: Path, suite: SuiteView | None = None, mixed: bool = False) -> Board:
+    """Read the board of a leaderboard folder: suite.yaml (unless a suite is given), clean.json, absent.json, rows/*.json.
+
+    Raises:
+        UserError: the folder holds no leaderboard, a file is damaged, or no row belongs to the suite.
+    """
+    if suite is None:
+        from harness.snapshot import Snapshot
+
+        suite = Snapshot.read(folder)
+    return Board(suite, read_rows(folder), read_clean(folder), read_absent(folder).rows, mixed)
+
+
+def write_files(board: Board, folder: Path) -> None:
+    """Write board.md, board.csv and board.json into the folder."""
+    for name, content in board.files().items():
+        atomic_write(folder / name, content)
+
+
+def check(folder: Path, suite: SuiteView | None = None) -> list[str]:
+    """Render the folder's rows again and return how its board files differ; empty when they agree."""
+    problems = []
+    for name, expected in load(folder, suite).files().items():
+        path = folder / name
+        if not path.exists():
+            problems.append(f"{path} is missing; harness run writes it")
+            continue
+        found = read_bytes(path).decode(errors="replace")
+        if found != expected:
+            problems.append(f"{path} differs from its rows, {_first_difference(found, expected)}")
+    return problems
+
+
+def _first_difference(found: str, expected: str) -> str:
+    for number, (old, new) in enumerate(zip(found.splitlines(), expected.splitlines(), strict=False), start=1):
+        if old != new:
+            return f"first in line {number}: the file has {_near(old, new)}, the rows give {_near(new, old)}"
+    return f"it has {len(found.splitlines())} lines and the rows give {len(expected.splitlines())}"
+
+
+def _near(line: str, other: str) -> str:
+    """Return the part of a line around its first difference from the other."""
+    start = next((i for i, (a, b) in enumerate(zip(line, other, strict=False)) if a != b), min(len(line), len(other)))
+    return repr(line[max(0, start - 20) : start + 20])

@@ -1,0 +1,245 @@
+"""The tables of a board, as titles, headers and text cells, without a format."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from harness.board.cells import Frame, Line
+from harness.board.gains import ALL, GainRow
+from harness.results import Absent, Evidence
+from harness.stats import Bools, Floats, Rate, spread
+
+DASH = "–"
+NO_DATA = "no data"
+PARTIAL = "†"
+WHITEBOX = "*"
+TIERS: dict[Evidence, str] = {
+    "regenerated": "images made and scored by the harness",
+    "rescored": "submitted images, scored by the harness",
+    "claimed": "as submitted, not checked",
+}
+"""Tiers of evidence, best first, in words."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table: `left` columns of words, which stand to the left, and then numbers, which stand to the right."""
+
+    title: str
+    intro: str
+    headers: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    left: int
+
+
+@dataclass
+class Reasons:
+    """Numbers the distinct reasons for missing cells in the order of their appearance."""
+
+    numbers: dict[str, int] = field(default_factory=dict)
+
+    def mark(self, reason: str) -> str:
+        """Return the dash that stands for a missing cell, with the number of its reason."""
+        return f"{DASH} ({self.numbers.setdefault(reason, len(self.numbers) + 1)})"
+
+
+def percent(value: float) -> str:
+    """Return a fraction as percent with one decimal."""
+    return f"{100 * value:.1f}"
+
+
+def with_interval(rate: Rate | None) -> str:
+    """Return a rate in percent with half the width of its interval."""
+    return NO_DATA if rate is None else f"{percent(rate.value)} ±{percent((rate.high - rate.low) / 2)}"
+
+
+def p_value(p: float) -> str:
+    """Return a p-value with three decimals, or that it is smaller."""
+    return "<0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def ranked(lines: Iterable[Line]) -> list[tuple[int | None, Line]]:
+    """Return lines by falling success rate over all families, with a rank for those that were measured in full.
+
+    Equal rates share a rank. Lines with a missing cell, or on fewer images than others, stay unranked and come last.
+    """
+    lines = list(lines)
+    most = max((line.images for line in lines), default=0)
+
+    def key(line: Line) -> tuple[bool, float, str, str]:
+        full = line.complete and line.images == most and line.overall is not None
+        return (not full, -(line.overall.value if line.overall else 0.0), line.attack, line.substitute)
+
+    placed: list[tuple[int | None, Line]] = []
+    for place, line in enumerate(sorted(lines, key=key), start=1):
+        if key(line)[0]:
+            placed.append((None, line))
+        elif placed and placed[-1][0] is not None and key(placed[-1][1])[1] == key(line)[1]:
+            placed.append((placed[-1][0], line))
+        else:
+            placed.append((place, line))
+    return placed
+
+
+@dataclass(frozen=True)
+class Tables:
+    """Makes the tables of one board."""
+
+    frame: Frame
+    lines: Sequence[Line]
+    gains: Sequence[GainRow]
+    absent: Sequence[Absent]
+    reasons: Reasons
+    mixed: bool
+
+    @property
+    def tiers(self) -> list[Evidence]:
+        """Tiers of evidence that occur, best first."""
+        there = {line.evidence for line in self.lines}
+        return [tier for tier in TIERS if tier in there]
+
+    @property
+    def several(self) -> bool:
+        """Whether success rates over all families say more than those of the only family."""
+        return len(self.frame.members) > 1
+
+    def rankings(self) -> list[Table]:
+        """One table of success rates for each tier of evidence, or one for all where they are to be mixed."""
+        if self.mixed or len(self.tiers) < 2:
+            return [self._ranking("Attack success rate", self.lines, self.absent)]
+        return [
+            self._ranking(
+                f"Attack success rate: {tier}",
+                [line for line in self.lines if line.evidence == tier],
+                self.absent if place == 0 else (),
+            )
+            for place, tier in enumerate(self.tiers)
+        ]
+
+    def _ranking(self, title: str, lines: Sequence[Line], absent: Sequence[Absent]) -> Table:
+        several_tiers = len({line.evidence for line in lines}) > 1
+        several_seeds = any(len(line.seeds) > 1 for line in lines)
+        several_sizes = len({line.images for line in lines}) > 1
+        headers = ["#", "Substitute", "Attack"] + ["Evidence"] * several_tiers
+        left = len(headers)
+        headers += ["Images"] * several_sizes + ["Seeds"] * several_seeds + ["All families"] * self.several
+        rows = []
+        for rank, line in ranked(lines):
+            row = [DASH if rank is None else str(rank), line.substitute, line.attack]
+            row += [line.evidence] * several_tiers + [str(line.images)] * several_sizes
+            row += [_seeds(line)] * several_seeds
+            row += [self._mean(line, self.frame_all, line.family_weights)] * self.several
+            row += [self._mean(line, member) for member in self.frame.members.values()]
+            rows.append(row)
+        for entry in absent:
+            blank = [DASH] * (len(headers) - 3 - self.several)
+            mark = [self.reasons.mark(entry.reason)] * (self.several + len(self.frame.members))
+            rows.append([DASH, entry.substitute, entry.attack, *blank, *mark])
+        intro = "In percent, ± half the 95 % interval; means over the black-box targets of each family."
+        if len(self.tiers) > 1 and not several_tiers and lines:
+            intro = f"Evidence: {TIERS[lines[0].evidence]}. {intro}"
+        return Table(title, intro, headers + list(self.frame.members), rows, left)
+
+    @property
+    def frame_all(self) -> Bools:
+        """Every target."""
+        made: Bools = self.frame.known | True
+        return made
+
+    def _mean(self, line: Line, member: Bools, weights: Floats | None = None) -> str:
+        """Return a mean over targets as text: with a mark when cells are missing, a dash when nothing is left."""
+        usable = member & line.usable
+        gaps = [
+            line.missing[target]
+            for target, inside, known in zip(self.frame.targets, member & ~line.whitebox, line.measured, strict=True)
+            if inside and not known
+        ]
+        if not usable.any():
+            return self.reasons.mark(gaps[0]) if gaps else DASH + WHITEBOX
+        rate = line.asr.mean(usable if weights is None else weights)
+        return with_interval(rate) + (f" {PARTIAL}" if gaps else "")
+
+    def gain_table(self, families: bool) -> Table | None:
+        """Return the table of gains, of each family or only over all; None where the suite asks for none."""
+        if not self.gains:
+            return None
+        shown = self.gains if families or not self.several else [row for row in self.gains if row.family == ALL]
+        several_tiers = len(self.tiers) > 1
+        rows = []
+        for row in shown:
+            gain = row.gain
+            cells = [row.substitute, row.attack] + [row.evidence] * several_tiers
+            other = row.against_evidence if row.against_evidence != row.evidence else ""
+            cells += [f"{row.against} ({row.role}{', ' + other if other else ''})"]
+            cells += [row.family] * (families and self.several)
+            cells += [f"{100 * gain.value:+.1f}", f"[{100 * gain.low:+.1f}, {100 * gain.high:+.1f}]"]
+            rows.append([*cells, p_value(gain.p), p_value(row.p_holm)])
+        headers = ["Substitute", "Attack"] + ["Evidence"] * several_tiers + ["Against"]
+        headers += ["Targets"] * (families and self.several)
+        numbers = ["Gain", "95 % interval", "p", "p (Holm)"]
+        intro = (
+            "Difference of success rates in percentage points, paired over images; above 0 the substitute is better."
+        )
+        return Table("QAA gain", intro, headers + numbers, rows, len(headers))
+
+    def bit_table(self) -> Table | None:
+        """Return success rates by the bitwidth of the target; None where there is only one."""
+        widths = self.frame.widths
+        if len(widths) < 2:
+            return None
+        headers = [f"{width} bit" for width in widths]
+        rows = [
+            self._named(line) + [self._mean(line, member) for member in widths.values()] for line in self._ordered()
+        ]
+        intro = "Success rate in percent by the weight bitwidth of the target; means over black-box targets."
+        return Table("By bitwidth of the target", intro, self._names() + headers, rows, len(self._names()))
+
+    def error_table(self) -> Table:
+        """Return error rates over all images, each with the clean error that a do-nothing attack would score."""
+        rows = []
+        for line in self._ordered():
+            cells = []
+            for member in self.frame.members.values():
+                usable = member & line.usable
+                rate = line.error.mean(usable) if usable.any() else None
+                floor = float(line.clean_error[usable].mean()) if usable.any() else 0.0
+                cells.append(f"{percent(rate.value)} / {percent(floor)}" if rate else DASH)
+            rows.append(self._named(line) + cells)
+        intro = "In percent over all images: wrong on adversarial / wrong on clean images, on the same targets."
+        return Table(
+            "Error rate and clean error", intro, self._names() + list(self.frame.members), rows, len(self._names())
+        )
+
+    def cell_tables(self) -> list[Table]:
+        """Return for each family the success rate on every target."""
+        made = []
+        for title, targets in self.frame.suite.families.items():
+            places = [self.frame.targets.index(target) for target in targets]
+            rows = [self._named(line) + [self._cell(line, place) for place in places] for line in self._ordered()]
+            made.append(Table(title, "", self._names() + list(targets), rows, len(self._names())))
+        return made
+
+    def _cell(self, line: Line, place: int) -> str:
+        target = self.frame.targets[place]
+        if target in line.missing:
+            return self.reasons.mark(line.missing[target])
+        if not line.asr.n[place]:
+            return NO_DATA
+        return percent(float(line.asr.value[place])) + (WHITEBOX if line.whitebox[place] else "")
+
+    def _ordered(self) -> list[Line]:
+        """Lines by attack and substitute, so that what is compared stands together."""
+        tiers = list(TIERS)
+        return sorted(self.lines, key=lambda line: (tiers.index(line.evidence), line.attack, line.substitute))
+
+    def _names(self) -> list[str]:
+        return ["Attack", "Substitute"] + ["Evidence"] * (len(self.tiers) > 1)
+
+    def _named(self, line: Line) -> list[str]:
+        return [line.attack, line.substitute] + [line.evidence] * (len(self.tiers) > 1)
+
+
+def _seeds(line: Line) -> str:
+    over = spread(line.seed_overall())
+    return f"{len(line.seeds)} (SD {percent(over.sd)})" if over else str(len(line.seeds))
