@@ -85,6 +85,7 @@ def list_command(as_json: bool) -> None:
 @click.pass_obj
 def run_command(
     overlays: tuple[Path, ...],
+    /,
     suite_name: str,
     attacks: tuple[str, ...],
     substitutes: tuple[str, ...],

@@ -35,7 +35,8 @@ def transported(images: Tensor, transport: str) -> Tensor:
 def predict(model: nn.Module, images: Tensor, device: str) -> Tensor:
     """Return the predicted classes (N,) int16 of uint8 images, in padded batches of a fixed size."""
     out = []
-    for batch in images.split(BATCH):
+    for start in range(0, len(images), BATCH):
+        batch = images[start : start + BATCH]
         padded = torch.cat([batch, batch[-1:].expand(BATCH - len(batch), *batch.shape[1:])])
         out.append(model(padded.to(device).float() / 255).argmax(1)[: len(batch)].cpu())
     return torch.cat(out).to(torch.int16)

@@ -120,7 +120,7 @@ def main(ctx: click.Context, overlays: tuple[Path, ...]) -> None:
 @click.option("--available", is_flag=True, help="Only models whose weights are published or on this machine.")
 @json_option
 @click.pass_obj
-def list_command(overlays: tuple[Path, ...], patterns: tuple[str, ...], as_json: bool, **filters: Any) -> None:
+def list_command(overlays: tuple[Path, ...], /, patterns: tuple[str, ...], as_json: bool, **filters: Any) -> None:
     """List models, all or those that match PATTERNS (shell wildcards).
 
     \b
@@ -141,7 +141,7 @@ def list_command(overlays: tuple[Path, ...], patterns: tuple[str, ...], as_json:
 @click.argument("name")
 @json_option
 @click.pass_obj
-def show(overlays: tuple[Path, ...], name: str, as_json: bool) -> None:
+def show(overlays: tuple[Path, ...], /, name: str, as_json: bool) -> None:
     """Show everything the registry knows of NAME, where its bytes would come from, and what is missing.
 
     \b
@@ -169,7 +169,7 @@ def show(overlays: tuple[Path, ...], name: str, as_json: bool) -> None:
 @json_option
 @click.pass_obj
 def eval_command(
-    overlays: tuple[Path, ...], names: tuple[str, ...], limit: int | None, device: str, batch_size: int, as_json: bool
+    overlays: tuple[Path, ...], /, names: tuple[str, ...], limit: int | None, device: str, batch_size: int, as_json: bool
 ) -> None:
     """Measure the clean accuracy of NAMES and hold it against the registry's claim.
 

@@ -16,7 +16,8 @@ TOLERANCE = 2.0
 @torch.no_grad()
 def predictions(model: nn.Module, images: Tensor, batch_size: int = 100, device: str = "cpu") -> Tensor:
     """Return the predicted class (N,) int64 of uint8 images (N, C, H, W)."""
-    out = [model(b.to(device).float() / 255).argmax(1).cpu() for b in images.split(batch_size)]
+    starts = range(0, len(images), batch_size)
+    out = [model(images[i : i + batch_size].to(device).float() / 255).argmax(1).cpu() for i in starts]
     return torch.cat(out) if out else torch.zeros(0, dtype=torch.int64)
 
 
