@@ -1,0 +1,37 @@
+"""The only package of the zoo that touches the network: fetch, verify, publish and pin files.
+
+Importing it is cheap; huggingface_hub is imported by the functions that need it.
+"""
+
+from zoo.hub.cache import Cache, default_folder, sha256_of
+from zoo.hub.transfer import Options, Patience
+from zoo.hub.weights import (
+    Pulled,
+    Route,
+    Verdict,
+    bundled_file,
+    cache_entries,
+    fetch,
+    fetch_with,
+    pull_many,
+    routes,
+    verify_all,
+)
+
+__all__ = [
+    "Cache",
+    "Options",
+    "Patience",
+    "Pulled",
+    "Route",
+    "Verdict",
+    "bundled_file",
+    "cache_entries",
+    "default_folder",
+    "fetch",
+    "fetch_with",
+    "pull_many",
+    "routes",
+    "sha256_of",
+    "verify_all",
+]

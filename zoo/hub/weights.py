@@ -1,0 +1,242 @@
+"""A model's weights as a verified file on this machine, by the best route that its entry names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from zoo.entry import Weights
+from zoo.errors import UserError
+from zoo.hub.cache import Cache, Held, sha256_of
+from zoo.hub.transfer import Options, Source, StoppedError, Want, get, hub_source, usable
+
+RouteKind = Literal["cache", "bundled", "hub", "url", "file"]
+
+
+@dataclass(frozen=True)
+class Route:
+    """One way to a model's bytes. `size` is null when nobody has stated it; `missing` lists the fields of the pin that are."""
+
+    kind: RouteKind
+    where: str
+    size: int | None
+    missing: tuple[str, ...] = ()
+
+
+def bundled_file(name: str) -> Path:
+    """Return where a file that ships with the package lies; it may be absent."""
+    return Path(__file__).parent.parent / "bundled" / name
+
+
+def routes(weights: Weights, cache: Cache | None = None, base: Path | None = None) -> list[Route]:
+    """Return the ways to a model's bytes, the one that would be taken first. No request is made and nothing is hashed."""
+    cache = cache or Cache()
+    missing = tuple(f for f in ("sha256", "size") if getattr(weights, f) is None)
+    found: list[Route] = []
+    if weights.bundled and bundled_file(weights.bundled).is_file():
+        found.append(Route("bundled", weights.bundled, bundled_file(weights.bundled).stat().st_size, missing))
+    if weights.sha256 and cache.blob(weights.sha256).is_file():
+        path = cache.blob(weights.sha256)
+        found.append(Route("cache", str(path), path.stat().st_size, missing))
+    if weights.hub:
+        label = hub_source(weights.hub.repo, weights.hub.revision, weights.hub.file).label
+        unknown = missing if weights.hub.revision else ("revision", *missing)
+        found.append(Route("hub", label, weights.size, unknown))
+    if weights.url:
+        found.append(Route("url", weights.url, weights.size, missing))
+    if weights.file:
+        found.append(Route("file", str(_local(weights.file, base)), weights.size, missing))
+    return found
+
+
+def fetch(
+    name: str,
+    weights: Weights,
+    *,
+    cache: Path | None = None,
+    offline: bool = False,
+    progress: bool = False,
+    unpinned: bool = False,
+    base: Path | None = None,
+) -> Path:
+    """Return a verified file with a model's weights.
+
+    The routes are tried in the order bundled, cache, Hub, url, file; each one's bytes are checked against the same sha256
+    and size, so that it does not matter which one served. `base` is the folder that a relative `file` starts from.
+
+    Args:
+        name: the model, for messages.
+        weights: where its bytes are.
+        cache: folder of the cache; null for the default one.
+        offline: make no request.
+        progress: show a progress bar on standard error.
+        unpinned: accept weights without a sha256; what the server states is checked instead, and recorded.
+        base: folder of the registry file that names the weights.
+
+    Raises:
+        UserError: no route works; the message says for each one why.
+    """
+    options = Options(Cache(cache), offline=offline, progress=progress)
+    return fetch_with(options, name, weights, unpinned=unpinned, base=base)
+
+
+def fetch_with(options: Options, name: str, weights: Weights, *, unpinned: bool = False, base: Path | None = None) -> Path:
+    """Do what `fetch` does, with all options in one value."""
+    if weights.sha256 is None and not unpinned:
+        raise UserError(_unpinned_message(name, weights, base))
+    want = Want(name, weights.sha256, weights.size, safetensors=weights.keymap is None)
+    problems: list[str] = []
+    for route in _attempts(weights, want, options, base):
+        try:
+            return route()
+        except UserError as error:
+            problems.append(str(error))
+    raise UserError("; then ".join(problems))
+
+
+def _attempts(weights: Weights, want: Want, options: Options, base: Path | None) -> Iterable[Callable[[], Path]]:
+    if weights.bundled:
+        bundled = bundled_file(weights.bundled)
+        yield lambda: _check_local(want, bundled)
+    if want.sha256 and (held := options.cache.find(want.sha256)):
+        yield lambda: usable(want, held)
+    if weights.hub:
+        place = hub_source(weights.hub.repo, weights.hub.revision, weights.hub.file)
+        yield lambda: get(place, want, options)
+    if weights.url:
+        address = Source(weights.url, weights.url)
+        yield lambda: get(address, want, options)
+    if weights.file:
+        local = _local(weights.file, base)
+        yield lambda: _check_local(want, local)
+
+
+def _local(file: str, base: Path | None) -> Path:
+    return (base or Path()) / Path(file).expanduser()
+
+
+def _check_local(want: Want, path: Path) -> Path:
+    if not path.is_file():
+        raise UserError(f"{want.name}: there is no file {path}")
+    size, digest = path.stat().st_size, sha256_of(path)
+    if want.size is not None and size != want.size:
+        raise UserError(f"{want.name}: {path} has {size} bytes and the registry says {want.size}; the file was altered")
+    if want.sha256 is not None and digest != want.sha256:
+        raise UserError(f"{want.name}: {path} has sha256 {digest} and the registry says {want.sha256}; the file was altered")
+    return usable(want, path)
+
+
+def _unpinned_message(name: str, weights: Weights, base: Path | None) -> str:
+    local = _local(weights.file, base) if weights.file else None
+    if local is not None and local.is_file():
+        cure = f"add `sha256: {sha256_of(local)}` beside `file` to pin what is there now"
+    else:
+        cure = f"`zoo lock {name}` asks the Hub for it and fills it in"
+    return (
+        f"{name}: the registry gives no sha256 for its weights, so nothing tells the right bytes from wrong ones; {cure}, or "
+        "pass --unpinned to take what comes"
+    )
+
+
+@dataclass(frozen=True)
+class Pulled:
+    """What became of one model: its file, or why there is none."""
+
+    name: str
+    path: Path | None
+    error: str | None = None
+
+
+def pull_many(
+    models: Mapping[str, Weights],
+    options: Options | None = None,
+    *,
+    unpinned: bool = False,
+    jobs: int = 4,
+    bases: Mapping[str, Path] | None = None,
+) -> list[Pulled]:
+    """Fetch several models' weights, `jobs` at a time; one that fails does not stop the others.
+
+    Raises:
+        KeyboardInterrupt: the user pressed Ctrl-C; running downloads stop at once and are resumed next time.
+    """
+    from concurrent.futures import ThreadPoolExecutor
+
+    options = options or Options()
+
+    def one(name: str) -> Pulled:
+        try:
+            base = (bases or {}).get(name)
+            return Pulled(name, fetch_with(options, name, models[name], unpinned=unpinned, base=base))
+        except UserError as error:
+            return Pulled(name, None, str(error))
+        except StoppedError:
+            return Pulled(name, None, f"{name}: interrupted; pull it again to resume")
+
+    with ThreadPoolExecutor(max_workers=max(1, jobs)) as pool:
+        try:
+            return list(pool.map(one, models))
+        except KeyboardInterrupt:
+            options.stop.set()
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What `verify_all` says of one file: `ok`, `missing` (not fetched yet), `altered`, or `unlisted` by the registry."""
+
+    status: Literal["ok", "missing", "altered", "unlisted"]
+    name: str
+    path: str
+    detail: str = ""
+
+
+def verify_all(
+    models: Mapping[str, Weights], cache: Cache | None = None, *, bases: Mapping[str, Path] | None = None, unlisted: bool = True
+) -> list[Verdict]:
+    """Hash every file on this machine again, in the cache, bundled and local, and compare it with the registry.
+
+    Nothing is removed or repaired: `zoo pull` replaces an altered file of the cache.
+    """
+    cache = cache or Cache()
+    verdicts: list[Verdict] = []
+    digests = {held.key: sha256_of(held.path) for held in cache if not held.partial}
+    for name, weights in models.items():
+        verdicts.append(_verdict(name, weights, cache, digests, (bases or {}).get(name)))
+    listed = {w.sha256 for w in models.values()}
+    for held in cache:
+        if unlisted and held.partial:
+            verdicts.append(Verdict("unlisted", "", str(held.path), "unfinished download"))
+        elif unlisted and held.key not in listed:
+            status: Literal["altered", "unlisted"] = "unlisted" if digests[held.key] == held.key else "altered"
+            verdicts.append(Verdict(status, "", str(held.path), held.source))
+    return verdicts
+
+
+def _verdict(name: str, weights: Weights, cache: Cache, digests: Mapping[str, str], base: Path | None) -> Verdict:
+    local = bundled_file(weights.bundled) if weights.bundled else _local(weights.file, base) if weights.file else None
+    if weights.sha256 and weights.sha256 in digests:
+        path, digest = cache.blob(weights.sha256), digests[weights.sha256]
+    elif local is not None and local.is_file():
+        path, digest = local, sha256_of(local)
+    else:
+        return Verdict("missing", name, "", "not on this machine")
+    if weights.sha256 is None:
+        return Verdict("unlisted", name, str(path), f"the registry gives no sha256; the file has {digest}")
+    if digest != weights.sha256:
+        return Verdict("altered", name, str(path), f"sha256 {digest} instead of {weights.sha256}")
+    if weights.size is not None and path.stat().st_size != weights.size:
+        return Verdict("altered", name, str(path), f"{path.stat().st_size} bytes instead of {weights.size}")
+    return Verdict("ok", name, str(path))
+
+
+def cache_entries(models: Mapping[str, Weights], cache: Cache | None = None) -> list[tuple[Held, tuple[str, ...]]]:
+    """Return what the cache holds, each file with the names of the models that it serves."""
+    names: dict[str, list[str]] = {}
+    for name, weights in models.items():
+        if weights.sha256:
+            names.setdefault(weights.sha256, []).append(name)
+    return [(held, tuple(names.get(held.key, ()))) for held in cache or Cache()]
