@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -152,11 +153,10 @@ def board_command(suite_name: str, version: int | None, check: bool, out: Path, 
       harness board --suite digits-qnn --check
     """
     from harness.board import check as check_folder
-    from harness.snapshot import Snapshot
 
     folder = _newest(out / suite_name, version)
     if check:
-        problems = check_folder(folder, Snapshot.read(folder))
+        problems = check_folder(folder)
         for problem in problems:
             click.echo(problem, err=True)
         if problems:
@@ -178,13 +178,12 @@ def _newest(folder: Path, version: int | None) -> Path:
 
 
 def _print_board(folder: Path, as_json: bool, write: bool) -> None:
-    from harness.board import Board
-    from harness.snapshot import Snapshot
+    from harness.board import load, write_files
 
-    board = Board.read(folder, Snapshot.read(folder))
+    board = load(folder)
     if write:
-        board.write(folder)
-    click.echo(board.json() if as_json else board.text())
+        write_files(board, folder)
+    click.echo(json.dumps(board.to_json(), indent=2, ensure_ascii=False) if as_json else board.to_text())
 
 
 class Progress:

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from harness.board import render
-from harness.board.cells import Frame, gather
+from harness.board.frame import Frame
 from harness.board.gains import gains
+from harness.board.gather import gather
 from harness.board.protocol import SuiteView
 from harness.files import atomic_write, read_bytes
 from harness.results import Absent, Clean, Row, read_absent, read_clean, read_rows
@@ -72,11 +73,13 @@ def load(folder: Path, suite: SuiteView | None = None, mixed: bool = False) -> B
     Raises:
         UserError: the folder holds no leaderboard, a file is damaged, or no row belongs to the suite.
     """
-    if suite is None:
-        from harness.snapshot import Snapshot
+    return Board(suite or _snapshot(folder), read_rows(folder), read_clean(folder), read_absent(folder).rows, mixed)
 
-        suite = Snapshot.read(folder)
-    return Board(suite, read_rows(folder), read_clean(folder), read_absent(folder).rows, mixed)
+
+def _snapshot(folder: Path) -> SuiteView:
+    from harness.snapshot import Snapshot
+
+    return Snapshot.read(folder)
 
 
 def write_files(board: Board, folder: Path) -> None:

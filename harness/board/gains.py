@@ -8,7 +8,8 @@ from typing import Literal
 
 import numpy as np
 
-from harness.board.cells import Frame, Line
+from harness.board.frame import Frame
+from harness.board.lines import Line
 from harness.results import Evidence
 from harness.stats import Gain, Pairing, holm
 

@@ -22,6 +22,18 @@ class PairView(Protocol):
         """Substitutes of equal cost that lack the one thing under test."""
 
 
+class BudgetView(Protocol):
+    """How far an adversarial image may be from the clean one."""
+
+    @property
+    def norm(self) -> str:
+        """Name of the norm, such as linf."""
+
+    @property
+    def levels(self) -> int:
+        """Largest difference in steps of 1/255."""
+
+
 class ReportedView(Protocol):
     """One figure of a paper."""
 
@@ -62,8 +74,8 @@ class SuiteView(Protocol):
         """One line for people."""
 
     @property
-    def levels(self) -> int:
-        """How far an adversarial image may be from the clean one, in steps of 1/255 (L-inf)."""
+    def budget(self) -> BudgetView:
+        """How far an adversarial image may be from the clean one."""
 
     @property
     def steps(self) -> int:

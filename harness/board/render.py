@@ -8,8 +8,8 @@ import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from harness.board.cells import family_means, group_means
 from harness.board.gains import ALL
+from harness.board.lines import family_means, group_means
 from harness.board.tables import DASH, PARTIAL, TIERS, WHITEBOX, Reasons, Table, Tables, ranked
 from harness.stats import Rate, spread
 
@@ -35,6 +35,7 @@ COLUMNS = (
     "missing",
 )
 """Columns of the CSV, one line for each cell; rates in percent, empty where there is no data."""
+_NORMS = {"linf": "L∞"}
 
 
 def to_markdown(board: Board) -> str:
@@ -178,7 +179,7 @@ def _measured(board: Board, plain: bool = False) -> str:
         name if plain else f"`{name}`",
         f"{first}{total:,} images",
         f"{len(frame.targets)} targets",
-        f"L∞ budget {suite.levels}/255",
+        f"{_NORMS.get(suite.budget.norm, suite.budget.norm)} budget {suite.budget.levels}/255",
         f"{suite.steps} steps",
         f"digest {digest}" if plain else f"digest `{digest}`",
     ]

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
-from harness.board.cells import Frame, Line
+import numpy as np
+
+from harness.board.frame import Frame
 from harness.board.gains import ALL, GainRow
+from harness.board.lines import Line
 from harness.results import Absent, Evidence
 from harness.stats import Bools, Floats, Rate, spread
 
@@ -93,7 +97,7 @@ class Tables:
     reasons: Reasons
     mixed: bool
 
-    @property
+    @cached_property
     def tiers(self) -> list[Evidence]:
         """Tiers of evidence that occur, best first."""
         there = {line.evidence for line in self.lines}
@@ -141,11 +145,10 @@ class Tables:
             intro = f"Evidence: {TIERS[lines[0].evidence]}. {intro}"
         return Table(title, intro, headers + list(self.frame.members), rows, left)
 
-    @property
+    @cached_property
     def frame_all(self) -> Bools:
         """Every target."""
-        made: Bools = self.frame.known | True
-        return made
+        return np.ones(len(self.frame.targets), dtype=bool)
 
     def _mean(self, line: Line, member: Bools, weights: Floats | None = None) -> str:
         """Return a mean over targets as text: with a mark when cells are missing, a dash when nothing is left."""

@@ -22,6 +22,12 @@ class Pair:
 
 
 @dataclass(frozen=True)
+class Budget:
+    norm: str = "linf"
+    levels: int = 32
+
+
+@dataclass(frozen=True)
 class Reported:
     substitute: str
     attack: str
@@ -35,7 +41,7 @@ class Suite:
     version: int = 1
     digest: str = DIGEST
     title: str = "A made-up suite"
-    levels: int = 32
+    budget: Budget = Budget()
     steps: int = 10
     families: Mapping[str, Sequence[str]] = field(
         default_factory=lambda: {"Full precision": ["a-fp", "b-fp"], "Quantised": ["a-2bit", "b-2bit", "b-4bit"]}

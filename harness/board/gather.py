@@ -1,0 +1,137 @@
+"""Rows become lines: seeds are gathered, foreign rows refused, missing cells kept with their reason."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.board.frame import Frame
+from harness.board.lines import Line
+from harness.results import Evidence, Row
+from zoo.errors import UserError
+
+NOT_SCORED = "not scored"
+
+
+@dataclass
+class Gathered:
+    """The lines of a board and everything that did not make it into one, with the reason."""
+
+    lines: list[Line] = field(default_factory=list)
+    refused: list[str] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
+
+
+def accept(row: Row, frame: Frame) -> None:
+    """Raise a UserError saying why, if the row does not belong on the suite's board."""
+    suite = frame.suite
+    if row.suite != suite.name:
+        raise UserError(f"it was made for the suite {row.suite!r}, not {suite.name!r}")
+    if row.suite_digest != suite.digest:
+        raise UserError(
+            f"it was made under suite digest {row.suite_digest[:12]}, not {suite.digest[:12]}: the suite, its models or "
+            "its images differ, so the figures cannot be compared; run it again"
+        )
+    if row.max_level > suite.budget.levels:
+        raise UserError(f"its images differ by {row.max_level} levels, more than the budget of {suite.budget.levels}")
+    expected = min(row.limit or len(frame.labels), len(frame.labels))
+    if row.outcomes and row.images != expected:
+        raise UserError(f"it has {row.images} predictions per target where {expected} images were to be scored")
+
+
+def gather(frame: Frame, rows: Iterable[Row]) -> Gathered:
+    """Turn rows into lines, one for each substitute, attack and tier of evidence."""
+    if frame.clean.suite_digest != frame.suite.digest:
+        raise UserError(
+            f"clean.json was made under suite digest {frame.clean.suite_digest[:12]}, not {frame.suite.digest[:12]}; "
+            "run the suite again to make it anew"
+        )
+    gathered = Gathered()
+    groups: dict[tuple[str, str, Evidence], list[_Seed]] = defaultdict(list)
+    for row in rows:
+        try:
+            accept(row, frame)
+        except UserError as error:
+            gathered.refused.append(f"{row.filename}: {error}")
+            continue
+        groups[row.substitute, row.attack, row.evidence].append(_seed(row, frame, gathered))
+    if gathered.refused and not groups:
+        raise UserError(f"no row belongs on this board; {gathered.refused[0]}")
+    for (substitute, attack, evidence), seeds in groups.items():
+        gathered.lines.append(_line(frame, substitute, attack, evidence, seeds, gathered))
+    return gathered
+
+
+@dataclass(frozen=True)
+class _Seed:
+    """What a line keeps of a row."""
+
+    seed: int
+    composition: str
+    images: int
+    wrong: NDArray[np.uint8]
+    missing: dict[str, str]
+
+
+def _seed(row: Row, frame: Frame, gathered: Gathered) -> _Seed:
+    images = row.images or min(row.limit or len(frame.labels), len(frame.labels))
+    wrong = np.zeros((len(frame.targets), images), dtype=np.uint8)
+    missing: dict[str, str] = {}
+    for index, target in enumerate(frame.targets):
+        outcome = row.outcomes.get(target)
+        if outcome is None:
+            missing[target] = row.failures.get(target, NOT_SCORED)
+        elif not frame.known[index]:
+            missing[target] = "clean.json has no predictions of it"
+        else:
+            wrong[index] = outcome.adv.array != frame.labels[:images]
+            clean = frame.clean.predictions[target]
+            if outcome.clean.raw != clean.raw[: len(outcome.clean.raw)]:
+                differ = int(np.sum(outcome.clean.array != clean.array[:images]))
+                gathered.remarks.append(
+                    f"{row.filename}: on {differ} clean images {target} predicts otherwise than in clean.json, whose "
+                    "predictions count"
+                )
+    return _Seed(row.seed, row.composition, images, wrong, missing)
+
+
+def _line(
+    frame: Frame, substitute: str, attack: str, evidence: Evidence, seeds: list[_Seed], gathered: Gathered
+) -> Line:
+    """Gather the seeds that cover the most images; the others, and those of another composition, are left out by name."""
+    name = f"{substitute} x {attack}"
+    seeds = sorted(seeds, key=lambda seed: seed.seed)
+    most = max(seed.images for seed in seeds)
+    composition = next(seed.composition for seed in seeds if seed.images == most)
+    kept = [seed for seed in seeds if seed.images == most and seed.composition == composition]
+    for seed in seeds:
+        if seed.images != most:
+            gathered.remarks.append(
+                f"{name}, seed {seed.seed}: left out, it has {seed.images} images and others {most}"
+            )
+        elif seed.composition != composition:
+            gathered.remarks.append(f"{name}, seed {seed.seed}: left out, its attack is {seed.composition}")
+    numbers = [seed.seed for seed in kept]
+    if len(set(numbers)) != len(numbers):
+        raise UserError(f"{name}: seed {max(numbers, key=numbers.count)} occurs twice; delete one of the two rows")
+    missing: dict[str, str] = {}
+    for seed in kept:
+        for target, reason in seed.missing.items():
+            missing.setdefault(target, reason if len(kept) == 1 else f"{reason} (seed {seed.seed})")
+    return Line(
+        frame=frame,
+        substitute=substitute,
+        attack=attack,
+        evidence=evidence,
+        composition=composition,
+        seeds=tuple(numbers),
+        images=most,
+        wrong=np.stack([seed.wrong for seed in kept]),
+        missing=missing,
+        seed_missing=tuple(seed.missing for seed in kept),
+        whitebox=frame.whitebox(substitute),
+    )
