@@ -129,8 +129,7 @@ class Workbench:
 
 def assemble(bench: Workbench, name: str) -> Crafter:
     """Build the substitute that a suite describes: one model with its schedule, or an ensemble of models."""
-    from harness.substitute import ensemble
-    from harness.substitute import substitute as make
+    from harness.substitute import Substitute, ensemble
 
     spec = bench.suite.substitute(name)
     parts = []
@@ -140,7 +139,8 @@ def assemble(bench: Workbench, name: str) -> Crafter:
         states = spec.states or (own.states if own else None)
         every = spec.every or (own.every if own else "iteration")
         net = load_entry(entry).to(bench.context.device)
-        parts.append(make(net, states=states, every=every, feature_layer=entry.feature_layer))
+        layer = None if entry.feature_layer is None else f"net.{entry.feature_layer}"
+        parts.append(Substitute(net, states=states, every=every, feature_layer=layer))
     return parts[0] if spec.ensemble is None else ensemble(parts, spec.ensemble)
 
 

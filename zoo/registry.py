@@ -94,7 +94,7 @@ def _load(paths: tuple[Path, ...]) -> Registry:
             if name in raw:
                 shadowed.append(name)
             raw[name], sources[name] = fields, path
-    entries = {n: validate(ModelEntry, _merged(n, raw, sources), f"{sources[n]}: models.{n}") for n in raw}
+    entries = {n: _placed(validate(ModelEntry, _merged(n, raw, sources), f"{sources[n]}: models.{n}"), sources[n]) for n in raw}
     for entry in entries.values():
         _check_references(entry, entries, sources[entry.name])
     return Registry(entries, sources, tuple(shadowed))
@@ -135,6 +135,14 @@ def _merged(name: str, raw: Mapping[str, dict[str, Any]], sources: Mapping[str, 
         parent = raw[cursor].get("parent")
         cursor = parent if isinstance(parent, str) else None
     return {"name": name, **fields}
+
+
+def _placed(entry: ModelEntry, source: Path) -> ModelEntry:
+    """Let a relative weights file start from the folder of the registry that names it."""
+    w = entry.weights
+    if w is None or w.file is None or Path(w.file).is_absolute():
+        return entry
+    return entry.model_copy(update={"weights": w.model_copy(update={"file": str(source.parent / w.file)})})
 
 
 def _check_references(entry: ModelEntry, entries: Mapping[str, ModelEntry], path: Path) -> None:

@@ -1,20 +1,20 @@
-"""Where files lie on this machine; imports no torch."""
+"""Where models that were built here lie; imports no torch."""
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
+from zoo.hub.cache import default_folder as cache_root
 
-def cache_root() -> Path:
-    """Return the folder of everything that can be fetched or made again: $ZOO_CACHE, or `zoo` in the user's cache folder."""
-    explicit = os.environ.get("ZOO_CACHE")
-    if explicit:
-        return Path(explicit)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "zoo"
+__all__ = ["built_path", "cache_root", "place_for"]
+
+
+def place_for(name: str) -> Path:
+    """Return the file that `zoo build` writes for a model."""
+    return cache_root() / "built" / f"{name}.safetensors"
 
 
 def built_path(name: str) -> Path | None:
     """Return the file that `zoo build` made for a model, or None."""
-    path = cache_root() / "built" / f"{name}.safetensors"
+    path = place_for(name)
     return path if path.is_file() else None
