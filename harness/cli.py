@@ -13,6 +13,7 @@ from zoo.cli import Command, emit, json_option, open_registry, registry_option
 from zoo.errors import UserError
 
 if TYPE_CHECKING:
+    from harness.board import Board
     from harness.run import Notify, Report
 
 out_option = click.option(
@@ -109,6 +110,8 @@ def run_command(
       harness run --suite digits-qnn --attack mim --substitute digits-resnet14-2bit-qaa
       harness run --suite digits-qnn --limit 50 --out /tmp/boards
     """
+    from harness.board import load as load_board
+    from harness.board import write_files
     from harness.run import Selection, run
     from harness.suite import load
 
@@ -128,7 +131,9 @@ def run_command(
             notify=progress,
         )
     _tell(report)
-    _print_board(report.folder, as_json, write=True)
+    board = load_board(report.folder)
+    write_files(board, report.folder)
+    _print_board(board, as_json)
 
 
 def _tell(report: Report) -> None:
@@ -142,17 +147,23 @@ def _tell(report: Report) -> None:
 @suite_option
 @click.option("--version", "version", type=click.IntRange(min=1), help="A version of the suite; the newest by default.")
 @click.option("--check", is_flag=True, help="Fail when the board's files and its rows disagree.")
+@click.option("--mixed", is_flag=True, help="Rank and compare tiers of evidence together.")
+@click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="Also draw ASR against bits as SVG or PNG.")
 @out_option
 @json_option
-def board_command(suite_name: str, version: int | None, check: bool, out: Path, as_json: bool) -> None:
+def board_command(
+    suite_name: str, version: int | None, check: bool, mixed: bool, plot: Path | None, out: Path, as_json: bool
+) -> None:
     """Print the leaderboard of a suite from its rows, without running anything.
 
     \b
     Examples:
       harness board --suite digits-qnn
       harness board --suite digits-qnn --check
+      harness board --suite digits-qnn --plot digits-qnn.svg
     """
     from harness.board import check as check_folder
+    from harness.board import load
 
     folder = _newest(out / suite_name, version)
     if check:
@@ -163,7 +174,12 @@ def board_command(suite_name: str, version: int | None, check: bool, out: Path, 
             raise click.exceptions.Exit(1)
         click.echo(f"{folder}: files and rows agree")
         return
-    _print_board(folder, as_json, write=False)
+    board = load(folder, mixed=mixed)
+    if plot is not None:
+        from harness.figure import draw
+
+        draw(board, plot)
+    _print_board(board, as_json)
 
 
 def _newest(folder: Path, version: int | None) -> Path:
@@ -177,12 +193,7 @@ def _newest(folder: Path, version: int | None) -> Path:
     return found[version or max(found)]
 
 
-def _print_board(folder: Path, as_json: bool, write: bool) -> None:
-    from harness.board import load, write_files
-
-    board = load(folder)
-    if write:
-        write_files(board, folder)
+def _print_board(board: Board, as_json: bool) -> None:
     click.echo(json.dumps(board.to_json(), indent=2, ensure_ascii=False) if as_json else board.to_text())
 
 

@@ -13,7 +13,21 @@ from typing import TypeVar
 from harness.craft import Crafted, Job, collect, craft_block, max_level, spans
 from harness.executors import local
 from harness.provenance import provenance
-from harness.results import Clean, Cost, Outcome, Predictions, Row, read_clean, read_row, write_clean, write_row
+from harness.results import (
+    Absent,
+    AbsentRows,
+    Clean,
+    Cost,
+    Outcome,
+    Predictions,
+    Row,
+    read_absent,
+    read_clean,
+    read_row,
+    write_absent,
+    write_clean,
+    write_row,
+)
 from harness.score import score
 from harness.snapshot import Snapshot, take
 from harness.suite import Suite
@@ -121,6 +135,7 @@ def run(
         clean = _clean(work, [t for t in targets if t not in blocked])
         blocked |= _gate(bench, clean, [t for t in targets if t not in blocked])
         report.blocked = blocked
+        _note_absent(report, jobs, bench)
         for job in _runnable(bench, jobs, blocked, report):
             _job(work, job, clean, targets)
     if not report.written and not report.reused:
@@ -199,6 +214,18 @@ def _gate(bench: Workbench, clean: Clean, targets: Iterable[str]) -> dict[str, s
             found = f"{100 * correct / n:.1f} % of the clean images, {claim.top1:.1f} % claimed"
             blocked[name] = f"{name} classifies {found}; see zoo eval {name}"
     return blocked
+
+
+def _note_absent(report: Report, jobs: Iterable[Job], bench: Workbench) -> None:
+    """Record the rows that cannot be made, beside those that an earlier run could not, so that a board shows them missing."""
+    rows = {(row.substitute, row.attack): row for row in read_absent(report.folder).rows}
+    for job in jobs:
+        rows.pop((job.substitute, job.attack), None)
+        missing = [m for m in bench.suite.substitute(job.substitute).models if m in report.blocked]
+        if missing:
+            reason = report.blocked[missing[0]]
+            rows[job.substitute, job.attack] = Absent(substitute=job.substitute, attack=job.attack, reason=reason)
+    write_absent(report.folder, AbsentRows(rows=tuple(rows[key] for key in sorted(rows))))
 
 
 def _runnable(bench: Workbench, jobs: Iterable[Job], blocked: dict[str, str], report: Report) -> Iterator[Job]:
