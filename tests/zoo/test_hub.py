@@ -204,7 +204,7 @@ def test_without_a_hash_only_on_request(hub, options, tmp_path):
     assert hub.requests == []
     (tmp_path / "mine.safetensors").write_bytes(FILE)
     with pytest.raises(UserError, match=f"add `sha256: {SHA}`"):
-        fetch_with(options, "mine", Weights(file="mine.safetensors"), base=tmp_path)
+        fetch_with(options, "mine", Weights(file=str(tmp_path / "mine.safetensors")))
 
 
 def test_a_null_revision_is_fine_when_the_hash_is_known(hub, options):
@@ -224,24 +224,24 @@ def test_routes_fall_back_and_say_what_failed(hub, options, tmp_path, monkeypatc
         bundled="b.safetensors",
         hub=HubFile(repo="o/none", revision=good),
         url=f"{hub.url}/o/n/resolve/main/model.safetensors",
-        file="local.safetensors",
+        file=str(tmp_path / "local.safetensors"),
         sha256=SHA,
     )
     assert [r.kind for r in routes(everywhere)] == ["hub", "url", "file"]
-    assert fetch_with(options, "m", everywhere, base=tmp_path).name == SHA
+    assert fetch_with(options, "m", everywhere).name == SHA
     assert next(r.kind for r in routes(everywhere)) == "cache"
     options.cache.remove(SHA)
     hub.fail("error", status=404)
     with pytest.raises(UserError, match=r"no file .*b.safetensors; then .*; then .*; then .*no file .*local"):
-        fetch_with(options, "m", everywhere, base=tmp_path)
+        fetch_with(options, "m", everywhere)
     (tmp_path / "local.safetensors").write_bytes(FILE)
-    assert fetch_with(options, "m", everywhere, base=tmp_path) == tmp_path / "local.safetensors"
+    assert fetch_with(options, "m", everywhere) == tmp_path / "local.safetensors"
     (tmp_path / "bundled/b.safetensors").write_bytes(FILE)
-    assert fetch_with(options, "m", everywhere, base=tmp_path) == tmp_path / "bundled/b.safetensors"
+    assert fetch_with(options, "m", everywhere) == tmp_path / "bundled/b.safetensors"
     (tmp_path / "bundled/b.safetensors").write_bytes(FILE[:-1] + b"x")
     (tmp_path / "local.safetensors").write_bytes(FILE[:-1] + b"x")
     with pytest.raises(UserError, match="was altered"):
-        fetch_with(options, "m", everywhere, base=tmp_path)
+        fetch_with(options, "m", everywhere)
 
 
 class Marker:

@@ -3,7 +3,10 @@
 Importing it is cheap; huggingface_hub is imported by the functions that need it.
 """
 
-from zoo.hub.cache import Cache, default_folder, sha256_of
+from zoo.hub.cache import Cache, sha256_of
+from zoo.hub.lock import Locked, lock
+from zoo.hub.pins import write_pins
+from zoo.hub.publish import pins_of, push
 from zoo.hub.transfer import Options, Patience
 from zoo.hub.weights import (
     Pulled,
@@ -20,6 +23,7 @@ from zoo.hub.weights import (
 
 __all__ = [
     "Cache",
+    "Locked",
     "Options",
     "Patience",
     "Pulled",
@@ -27,11 +31,14 @@ __all__ = [
     "Verdict",
     "bundled_file",
     "cache_entries",
-    "default_folder",
     "fetch",
     "fetch_with",
+    "lock",
+    "pins_of",
     "pull_many",
+    "push",
     "routes",
     "sha256_of",
     "verify_all",
+    "write_pins",
 ]

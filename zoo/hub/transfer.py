@@ -11,10 +11,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from zoo.errors import UserError
 from zoo.hub.cache import Cache, key_of, sha256_of
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
 
 TRANSIENT = (408, 425, 429, 500, 502, 503, 504)
 
@@ -309,6 +312,30 @@ def _headers(source: Source) -> dict[str, str]:
         if token:
             headers["Authorization"] = f"Bearer {token}"
     return headers
+
+
+@contextmanager
+def asking_hub(name: str, repo: str, *, write: bool = False) -> Iterator[HfApi]:
+    """Hand out the Hub's API, to read from or `write` to a repository; what goes wrong becomes one clear error."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
+
+    httpx = _httpx()
+    source = Source(f"{endpoint()}/{repo}", repo, repo=repo)
+    try:
+        yield HfApi(endpoint=endpoint())
+    except HfHubHTTPError as error:
+        status = error.response.status_code
+        if status in TRANSIENT:
+            raise UserError(f"{name}: {repo}: the Hub answered {status}; try again later") from None
+        if write and status in (401, 403):
+            cure = "log in with `hf auth login`, or set HF_TOKEN, with a token that may write there"
+            raise UserError(f"{name}: {repo}: not allowed to write ({status}); {cure}") from None
+        raise UserError(f"{name}: {repo}: {_refusal(source, status, error.response.headers.get('X-Error-Code', ''))}") from None
+    except (HFValidationError, OfflineModeIsEnabled) as error:
+        raise UserError(f"{name}: {repo}: {' '.join(str(error).split())}") from None
+    except httpx.HTTPError as error:
+        raise UserError(f"{name}: cannot reach {endpoint()}: {_describe(error)}; check the connection and HF_ENDPOINT") from None
 
 
 def _describe(error: Exception) -> str:

@@ -30,7 +30,7 @@ def bundled_file(name: str) -> Path:
     return Path(__file__).parent.parent / "bundled" / name
 
 
-def routes(weights: Weights, cache: Cache | None = None, base: Path | None = None) -> list[Route]:
+def routes(weights: Weights, cache: Cache | None = None) -> list[Route]:
     """Return the ways to a model's bytes, the one that would be taken first. No request is made and nothing is hashed."""
     cache = cache or Cache()
     missing = tuple(f for f in ("sha256", "size") if getattr(weights, f) is None)
@@ -47,7 +47,7 @@ def routes(weights: Weights, cache: Cache | None = None, base: Path | None = Non
     if weights.url:
         found.append(Route("url", weights.url, weights.size, missing))
     if weights.file:
-        found.append(Route("file", str(_local(weights.file, base)), weights.size, missing))
+        found.append(Route("file", weights.file, weights.size, missing))
     return found
 
 
@@ -59,12 +59,11 @@ def fetch(
     offline: bool = False,
     progress: bool = False,
     unpinned: bool = False,
-    base: Path | None = None,
 ) -> Path:
     """Return a verified file with a model's weights.
 
     The routes are tried in the order bundled, cache, Hub, url, file; each one's bytes are checked against the same sha256
-    and size, so that it does not matter which one served. `base` is the folder that a relative `file` starts from.
+    and size, so that it does not matter which one served.
 
     Args:
         name: the model, for messages.
@@ -73,22 +72,21 @@ def fetch(
         offline: make no request.
         progress: show a progress bar on standard error.
         unpinned: accept weights without a sha256; what the server states is checked instead, and recorded.
-        base: folder of the registry file that names the weights.
 
     Raises:
         UserError: no route works; the message says for each one why.
     """
     options = Options(Cache(cache), offline=offline, progress=progress)
-    return fetch_with(options, name, weights, unpinned=unpinned, base=base)
+    return fetch_with(options, name, weights, unpinned=unpinned)
 
 
-def fetch_with(options: Options, name: str, weights: Weights, *, unpinned: bool = False, base: Path | None = None) -> Path:
+def fetch_with(options: Options, name: str, weights: Weights, *, unpinned: bool = False) -> Path:
     """Do what `fetch` does, with all options in one value."""
     if weights.sha256 is None and not unpinned:
-        raise UserError(_unpinned_message(name, weights, base))
+        raise UserError(_unpinned_message(name, weights))
     want = Want(name, weights.sha256, weights.size, safetensors=weights.keymap is None)
     problems: list[str] = []
-    for route in _attempts(weights, want, options, base):
+    for route in _attempts(weights, want, options):
         try:
             return route()
         except UserError as error:
@@ -96,7 +94,7 @@ def fetch_with(options: Options, name: str, weights: Weights, *, unpinned: bool 
     raise UserError("; then ".join(problems))
 
 
-def _attempts(weights: Weights, want: Want, options: Options, base: Path | None) -> Iterable[Callable[[], Path]]:
+def _attempts(weights: Weights, want: Want, options: Options) -> Iterable[Callable[[], Path]]:
     if weights.bundled:
         bundled = bundled_file(weights.bundled)
         yield lambda: _check_local(want, bundled)
@@ -109,12 +107,8 @@ def _attempts(weights: Weights, want: Want, options: Options, base: Path | None)
         address = Source(weights.url, weights.url)
         yield lambda: get(address, want, options)
     if weights.file:
-        local = _local(weights.file, base)
+        local = Path(weights.file)
         yield lambda: _check_local(want, local)
-
-
-def _local(file: str, base: Path | None) -> Path:
-    return (base or Path()) / Path(file).expanduser()
 
 
 def _check_local(want: Want, path: Path) -> Path:
@@ -128,8 +122,8 @@ def _check_local(want: Want, path: Path) -> Path:
     return usable(want, path)
 
 
-def _unpinned_message(name: str, weights: Weights, base: Path | None) -> str:
-    local = _local(weights.file, base) if weights.file else None
+def _unpinned_message(name: str, weights: Weights) -> str:
+    local = Path(weights.file) if weights.file else None
     if local is not None and local.is_file():
         cure = f"add `sha256: {sha256_of(local)}` beside `file` to pin what is there now"
     else:
@@ -155,7 +149,6 @@ def pull_many(
     *,
     unpinned: bool = False,
     jobs: int = 4,
-    bases: Mapping[str, Path] | None = None,
 ) -> list[Pulled]:
     """Fetch several models' weights, `jobs` at a time; one that fails does not stop the others.
 
@@ -168,8 +161,7 @@ def pull_many(
 
     def one(name: str) -> Pulled:
         try:
-            base = (bases or {}).get(name)
-            return Pulled(name, fetch_with(options, name, models[name], unpinned=unpinned, base=base))
+            return Pulled(name, fetch_with(options, name, models[name], unpinned=unpinned))
         except UserError as error:
             return Pulled(name, None, str(error))
         except StoppedError:
@@ -195,7 +187,7 @@ class Verdict:
 
 
 def verify_all(
-    models: Mapping[str, Weights], cache: Cache | None = None, *, bases: Mapping[str, Path] | None = None, unlisted: bool = True
+    models: Mapping[str, Weights], cache: Cache | None = None, *, unlisted: bool = True
 ) -> list[Verdict]:
     """Hash every file on this machine again, in the cache, bundled and local, and compare it with the registry.
 
@@ -205,7 +197,7 @@ def verify_all(
     verdicts: list[Verdict] = []
     digests = {held.key: sha256_of(held.path) for held in cache if not held.partial}
     for name, weights in models.items():
-        verdicts.append(_verdict(name, weights, cache, digests, (bases or {}).get(name)))
+        verdicts.append(_verdict(name, weights, cache, digests))
     listed = {w.sha256 for w in models.values()}
     for held in cache:
         if unlisted and held.partial:
@@ -216,8 +208,8 @@ def verify_all(
     return verdicts
 
 
-def _verdict(name: str, weights: Weights, cache: Cache, digests: Mapping[str, str], base: Path | None) -> Verdict:
-    local = bundled_file(weights.bundled) if weights.bundled else _local(weights.file, base) if weights.file else None
+def _verdict(name: str, weights: Weights, cache: Cache, digests: Mapping[str, str]) -> Verdict:
+    local = bundled_file(weights.bundled) if weights.bundled else Path(weights.file) if weights.file else None
     if weights.sha256 and weights.sha256 in digests:
         path, digest = cache.blob(weights.sha256), digests[weights.sha256]
     elif local is not None and local.is_file():
