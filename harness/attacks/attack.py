@@ -1,0 +1,182 @@
+"""The one loop of all attacks, and the value that says which parts it runs."""
+
+from __future__ import annotations
+
+import math
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor, nn
+
+from harness.attacks.gradients import AtPoint, CopyGradient, Variance
+from harness.attacks.losses import CrossEntropy
+from harness.attacks.model import Model, as_model
+from harness.attacks.parts import (
+    Batch,
+    Category,
+    Cost,
+    Filter,
+    GradientRule,
+    Loss,
+    Step,
+    Transform,
+    per_image_mean_abs,
+)
+from harness.attacks.pool import Pool
+from harness.attacks.rng import Rng
+from harness.attacks.skip import SkipGradient
+from zoo.errors import UserError
+
+
+@dataclass(frozen=True)
+class Attack:
+    """An attack under the L-infinity norm, as a value: its repr is its configuration.
+
+    With x_0 = x (or a uniform point of the ball), for t = 0 ... T - 1::
+
+        g = gradient rule of the loss over transformed copies, at x_t + lookahead * alpha * decay * m
+        d = filters(g + v)                          v: variance of the previous iteration
+        m = decay * m + d / mean|d|                 per image
+        x = project(x_t + alpha * sign(m))          onto the eps ball and [0, 1]
+
+    mean|d| is the papers' ||d||_1 up to the constant C*H*W, which cannot change a sign; it is what gives m the scale that
+    the lookahead needs, and what the authors' code uses. `steps` None takes the suite's number; `step_size` is alpha as a
+    fraction of eps, None is 1 / steps.
+    """
+
+    loss: Loss = field(default_factory=CrossEntropy)
+    transforms: tuple[Transform, ...] = ()
+    gradient: GradientRule = field(default_factory=AtPoint)
+    variance: Variance | None = None
+    filters: tuple[Filter, ...] = ()
+    decay: float = 0.0
+    lookahead: float = 0.0
+    refine: SkipGradient | None = None
+    steps: int | None = None
+    step_size: float | None = None
+    random_start: bool = False
+    category: Category = field(default="gradient stabilisation", compare=False, repr=False)
+    source: str = field(default="", compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        """Refuse settings that no attack can have."""
+        for name in ("transforms", "filters"):
+            if not isinstance(getattr(self, name), tuple):
+                raise UserError(f"{name} of an attack must be a tuple of parts, not {getattr(self, name)!r}")
+        if self.steps is not None and self.steps < 1:
+            raise UserError(f"steps of an attack must be at least 1, not {self.steps}")
+        if self.step_size is not None and not self.step_size > 0:
+            raise UserError(f"step_size is a positive fraction of eps, not {self.step_size}")
+        if self.decay < 0:
+            raise UserError(f"decay (mu) of an attack must not be negative, not {self.decay}")
+
+    def __call__(
+        self,
+        model: Model | nn.Module,
+        x: Tensor,
+        y: Tensor,
+        *,
+        eps: float,
+        steps: int,
+        rng: Rng,
+        pool: Pool | None = None,
+        target: Tensor | None = None,
+        chunk: int | None = None,
+    ) -> Tensor:
+        """Return adversarial images in [0, 1] with |adv - x| <= eps.
+
+        Args:
+            model: the substitute, in evaluation mode; x (N, C, H, W) in [0, 1] and y (N,) the true labels.
+            x: clean images.
+            y: true labels.
+            eps: radius of the ball, in [0, 1] units.
+            steps: the suite's number of iterations, unless the attack fixes its own.
+            rng: one generator per image; the attack starts from its beginning, whatever was drawn before.
+            pool: the suite's images, for attacks that mix others in.
+            target: labels (N,) to move towards; None moves away from y.
+            chunk: images per forward pass, at most; None takes len(x). Memory follows it, results do not.
+        """
+        model = as_model(model)
+        _check(x, y, eps, steps, rng, target, chunk)
+        batch = Batch(model, x.detach(), y, target, eps, self.steps or steps, rng.fresh(), pool, chunk or len(x))
+        with ExitStack() as stack:
+            if self.refine is not None:
+                for network in model.networks():
+                    stack.enter_context(self.refine.applied(network))
+            model.begin_batch()
+            objective = self.loss.prepare(batch)
+            model.begin_batch()
+            adv = self._iterate(batch, CopyGradient(batch, objective, self.transforms))
+            model.begin_batch()
+        return adv
+
+    def _iterate(self, batch: Batch, gradient: CopyGradient) -> Tensor:
+        low, high = (batch.x - batch.eps).clamp(min=0), (batch.x + batch.eps).clamp(max=1)
+        alpha = batch.eps / batch.steps if self.step_size is None else batch.eps * self.step_size
+        adv = batch.x
+        if self.random_start:
+            noise = batch.rng.uniform(adv.shape[1:], -batch.eps, batch.eps).to(adv.dtype)
+            adv = torch.clamp(adv + noise, low, high)
+        m, v, previous = torch.zeros_like(adv), torch.zeros_like(adv), torch.zeros_like(adv)
+        finite = torch.ones((), dtype=torch.bool, device=adv.device)
+        for t in range(batch.steps):
+            batch.model.begin_iteration(t)
+            point = adv + self.lookahead * alpha * self.decay * m if self.lookahead else adv
+            step = Step(gradient, adv, point, previous, alpha, batch)
+            g = self.gradient(step)
+            d = g + v
+            if self.variance is not None:
+                v = self.variance(step, g)
+            for smooth in self.filters:
+                d = smooth(d)
+            previous = d / per_image_mean_abs(d)
+            m = self.decay * m + previous
+            finite &= torch.isfinite(
+                m
+            ).all()  # sign() would turn a NaN into 0 without a word; looked at once, at the end
+            adv = torch.clamp(adv + alpha * m.sign(), low, high)
+        if not bool(finite):
+            raise UserError(
+                "the substitute's gradient is not finite, so there is no adversarial image; "
+                "check its weights, and that its quantiser was calibrated or trained for this network"
+            )
+        return adv
+
+    def cost(self, steps: int) -> Cost:
+        """Return the passes per image when the suite asks for `steps` iterations."""
+        steps = self.steps or steps
+        gradients = self.gradient.evaluations() + (self.variance.evaluations() if self.variance else 0)
+        passes = steps * gradients * math.prod(transform.copies for transform in self.transforms)
+        return self.loss.cost(steps) + Cost(passes, passes)
+
+    def but(self, **changes: object) -> Attack:
+        """Return a copy with some parts replaced."""
+        return replace(self, **changes)  # type: ignore[arg-type]
+
+
+def _check(x: Tensor, y: Tensor, eps: float, steps: int, rng: Rng, target: Tensor | None, chunk: int | None) -> None:
+    """Refuse inputs that the loop would misread."""
+    if x.ndim != 4 or not x.is_floating_point() or not len(x):
+        raise UserError(
+            f"an attack needs float images (N, C, H, W), not {tuple(x.shape)} {x.dtype}; divide uint8 by 255"
+        )
+    if not bool(((x >= 0) & (x <= 1)).all()):
+        raise UserError(
+            "images must be finite and in [0, 1]; normalisation belongs inside the model, and uint8 pixels are divided by 255"
+        )
+    for name, labels in (("labels", y), ("target labels", target)):
+        if labels is not None and (labels.shape != (len(x),) or labels.dtype != torch.int64):
+            raise UserError(
+                f"{name} must be int64 ({len(x)},), one per image, not {tuple(labels.shape)} {labels.dtype}"
+            )
+        if labels is not None and bool((labels < 0).any()):
+            raise UserError(f"{name} must not be negative; labels count from 0")
+    if not 0 < eps <= 1:
+        raise UserError(f"eps must be in (0, 1], in [0, 1] pixel units, not {eps}; for k levels of 255 write k/255")
+    if steps < 1:
+        raise UserError(f"steps must be at least 1, not {steps}")
+    if len(rng) != len(x):
+        raise UserError(f"rng draws for {len(rng)} image(s), but the batch holds {len(x)}; give one index per image")
+    if chunk is not None and chunk < 1:
+        raise UserError(f"chunk is the number of images per forward pass and must be at least 1, not {chunk}")

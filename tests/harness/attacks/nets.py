@@ -1,0 +1,114 @@
+"""Tiny networks for the attack tests: 16x16 images, a few channels, in float64 so that kernels do not decide."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from harness.attacks import Images, Rng
+from harness.substitute import Crafter, Substitute, ensemble
+from zoo.entry import QuantSpec
+from zoo.quant import calibrate, quantize, reestimate_batchnorm
+
+CLASSES = 5
+EPS = 16 / 255
+STEPS = 3
+
+
+class Block(nn.Module):
+    """A residual block."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.downsample = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.relu(self.bn1(self.conv1(x)))
+        return torch.relu(x + self.bn2(self.conv2(h)))
+
+
+class TinyResNet(nn.Module):
+    """Stem, two residual blocks with a stride between, linear head; `layer1` is the feature layer."""
+
+    def __init__(self, width: int = 8) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, width, 3, padding=1)
+        self.layer1 = Block(width)
+        self.relu = nn.ReLU(inplace=True)
+        self.down = nn.Conv2d(width, width, 3, stride=2, padding=1)
+        self.layer2 = Block(width)
+        self.head = nn.Linear(width, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.layer1(torch.relu(self.stem(x)))
+        h = self.layer2(self.relu(self.down(h)))
+        return self.head(h.mean((2, 3)))
+
+
+def net(seed: int = 0, dtype: torch.dtype = torch.float64) -> nn.Module:
+    """Return a random network with random normalisation statistics, in evaluation mode."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        module = TinyResNet()
+        for part in module.modules():
+            if isinstance(part, nn.BatchNorm2d):
+                part.running_mean.normal_(0, 0.1)
+                part.running_var.uniform_(0.5, 1.5)
+        with torch.no_grad():
+            module.head.weight.normal_(0, 1)
+    return module.to(dtype).eval()
+
+
+def quantized(seed: int = 0, w_bits: int = 2, a_bits: int = 2, dtype: torch.dtype = torch.float64) -> nn.Module:
+    """Return a calibrated low-bit network."""
+    module = quantize(net(seed, torch.float32), QuantSpec(method="apot", w_bits=w_bits, a_bits=a_bits))
+    batch = images(8, torch.float32)[0]
+    calibrate(module, batch)
+    reestimate_batchnorm(module, [batch])
+    return module.to(dtype).eval()
+
+
+def images(count: int = 3, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
+    """Return images on the byte grid with some pixels at both ends of the range, and labels."""
+    generator = torch.Generator().manual_seed(count)
+    x = torch.randint(-40, 296, (count, 3, 16, 16), generator=torch.Generator().manual_seed(7)).clamp(0, 255)
+    y = torch.randint(0, CLASSES, (count,), generator=generator)
+    return x.to(dtype) / 255, y
+
+
+def pool() -> Images:
+    """Return twelve images of all labels."""
+    generator = torch.Generator().manual_seed(99)
+    return Images(
+        torch.randint(0, 256, (12, 3, 16, 16), generator=generator, dtype=torch.uint8), torch.arange(12) % CLASSES
+    )
+
+
+def rng(count: int = 3, seed: int = 0, first: int = 0) -> Rng:
+    """Return generators for `count` images."""
+    return Rng(seed, range(first, first + count))
+
+
+SUBSTITUTES: dict[str, object] = {
+    "plain": lambda: Substitute(net(), feature_layer="layer1"),
+    "2bit": lambda: Substitute(quantized(), states=("wa",), feature_layer="layer1"),
+    "qaa": lambda: Substitute(quantized(), states=("w", "wa"), feature_layer="layer1"),
+    "ptq-qaa": lambda: Substitute(quantized(1), states=("fp", "wa"), feature_layer="layer1"),
+    "ensemble": lambda: ensemble(
+        [Substitute(net(1), feature_layer="layer1"), Substitute(quantized(2), ("wa",), feature_layer="layer1")],
+        "logits",
+    ),
+}
+
+
+def substitute(name: str) -> Crafter:
+    """Return a new substitute of the table."""
+    make = SUBSTITUTES[name]
+    assert callable(make)
+    made = make()
+    assert isinstance(made, Crafter)
+    return made
