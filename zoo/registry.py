@@ -115,9 +115,6 @@ def _models(path: Path) -> dict[str, dict[str, Any]]:
             raise UserError(f"{path}: models.{name}: expected a mapping of fields, found {type(fields).__name__}")
         if "name" in fields:
             raise UserError(f"{path}: models.{name}.name: a model is named by its key; remove the field")
-        weights = fields.get("weights")
-        if isinstance(weights, dict) and isinstance(weights.get("file"), str):  # relative to the registry that names it
-            fields["weights"] = {**weights, "file": str(path.parent.absolute() / Path(weights["file"]).expanduser())}
     return models
 
 

@@ -3,7 +3,7 @@
 Importing it is cheap; huggingface_hub is imported by the functions that need it.
 """
 
-from zoo.hub.cache import Cache, sha256_of
+from zoo.hub.cache import Cache, default_folder, sha256_of
 from zoo.hub.lock import Locked, lock
 from zoo.hub.pins import write_pins
 from zoo.hub.publish import pins_of, push
@@ -31,6 +31,7 @@ __all__ = [
     "Verdict",
     "bundled_file",
     "cache_entries",
+    "default_folder",
     "fetch",
     "fetch_with",
     "lock",

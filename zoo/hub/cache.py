@@ -10,13 +10,25 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from zoo.errors import UserError
-from zoo.store import cache_root
+
+ENVIRONMENT = "ZOO_CACHE"
+"""Environment variable that moves the cache; otherwise it is `zoo` in $XDG_CACHE_HOME or ~/.cache."""
+
+
+def default_folder() -> Path:
+    """Return the cache folder that the environment asks for; it need not exist."""
+    chosen = os.environ.get(ENVIRONMENT)
+    if chosen:
+        return Path(chosen).expanduser()
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "zoo"
 
 
 def sha256_of(path: Path) -> str:
@@ -56,7 +68,7 @@ class Cache:
     """Verified files by sha256."""
 
     def __init__(self, folder: Path | None = None) -> None:
-        self.folder = cache_root() if folder is None else folder
+        self.folder = default_folder() if folder is None else folder
 
     def blob(self, sha256: str) -> Path:
         """Return where the file of that hash is or would be."""
@@ -68,7 +80,7 @@ class Cache:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise UserError(f"cannot write to the cache {self.folder} ({error}); set ZOO_CACHE to another folder") from None
+            raise UserError(f"cannot write to the cache {self.folder} ({error}); set {ENVIRONMENT} to another folder") from None
         return path
 
     def find(self, sha256: str) -> Path | None:
