@@ -1,0 +1,168 @@
+"""What a run would do: its jobs, the models it needs, what is done already, and an estimate of time and disk."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from harness.craft import Job, shard_path, spans
+from harness.run import Selection, suite_folder
+from harness.workbench import Workbench
+from zoo.entry import ModelEntry
+from zoo.errors import UserError
+from zoo.listing import availability
+
+SAMPLE = 8
+"""Images in the batch that the estimate is measured on."""
+
+
+@dataclass(frozen=True)
+class JobPlan:
+    """One substitute x attack x seed."""
+
+    name: str
+    substitute: str
+    attack: str
+    seed: int
+    images: int
+    done: int
+    """Images that are in the cache."""
+    row: bool
+    """Whether the row is there."""
+    forwards: int
+    """Forward passes of the substitute that are still to do, over all images."""
+    backwards: int
+    seconds: float | None
+    """Estimated time in one process; null when the substitute is not on this machine."""
+    missing: str | None
+
+
+@dataclass(frozen=True)
+class ModelPlan:
+    """One model of the suite, and where its bytes come from."""
+
+    name: str
+    role: str
+    route: str
+    size: int | None
+    missing: str | None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All of it."""
+
+    suite: str
+    version: int
+    device: str
+    images: int
+    jobs: list[JobPlan]
+    models: list[ModelPlan]
+    seconds: float | None
+    """Estimated time of crafting and scoring what is left in one process; null when nothing could be measured."""
+    disk: int
+    """Bytes that the images still to be made take in the cache."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the plan as plain data."""
+        return asdict(self)
+
+
+def plan(bench: Workbench, selection: Selection, out: Path, measure: bool = True) -> Plan:
+    """Plan a run; with `measure`, time one batch of each model that is here."""
+    suite = bench.suite
+    selected = selection.jobs(suite)
+    targets = [t for t in suite.target_names if not selection.targets or t in selection.targets]
+    substitutes = list(dict.fromkeys(m for j in selected for m in suite.substitute(j.substitute).models))
+    absent = {name: reason for name in {*targets, *substitutes} if (reason := _absent(bench, name))}
+    here = [n for n in dict.fromkeys([*substitutes, *targets]) if n not in absent]
+    speed = {n: _pass_seconds(bench, n, backward=n in substitutes) for n in here} if measure else {}
+    folder = suite_folder(out, suite, bench.context.limit)
+    jobs = [_job(bench, job, folder, absent, speed) for job in selected]
+    models = [_model(bench.registry[n], "substitute", absent.get(n)) for n in substitutes]
+    models += [_model(bench.registry[n], "target", absent.get(n)) for n in targets]
+    left = [j for j in jobs if not j.row and j.missing is None]
+    scoring = sum(speed[t][0] for t in targets if t in speed) * len(bench.data) * len(left)
+    seconds = sum(j.seconds or 0.0 for j in left) + scoring if speed else None
+    image_bytes = bench.data.images[0].numel() if len(bench.data) else 0
+    disk = sum(j.images - j.done for j in left) * image_bytes
+    return Plan(suite.name, suite.version, bench.context.device, len(bench.data), jobs, _distinct(models), seconds, disk)
+
+
+def _distinct(models: Iterable[ModelPlan]) -> list[ModelPlan]:
+    found: dict[str, ModelPlan] = {}
+    for model in models:
+        known = found.get(model.name)
+        found[model.name] = model if known is None else ModelPlan(**{**asdict(known), "role": "substitute, target"})
+    return list(found.values())
+
+
+def _absent(bench: Workbench, name: str) -> str | None:
+    try:
+        bench.sha256(name)
+    except UserError as error:
+        return str(error)
+    return None
+
+
+def _model(entry: ModelEntry, role: str, missing: str | None) -> ModelPlan:
+    size = entry.weights.size if entry.weights else None
+    return ModelPlan(entry.name, role, availability(entry), size, missing)
+
+
+def _job(
+    bench: Workbench, job: Job, folder: Path, absent: dict[str, str], speed: dict[str, tuple[float, float]]
+) -> JobPlan:
+    models = bench.suite.substitute(job.substitute).models
+    cost = bench.attack(job.attack).cost(bench.suite.steps)
+    missing = next((absent[m] for m in models if m in absent), None)
+    done = 0
+    if missing is None:
+        key = bench.craft_key(job.substitute, job.attack, job.seed)
+        covered = spans(len(bench.data), bench.suite.block)
+        done = sum(stop - start for start, stop in covered if shard_path(bench.context, key, start, stop).is_file())
+    left = len(bench.data) - done
+    rate = [speed[m] for m in models if m in speed]
+    each = sum(cost.forwards * f + cost.backwards * b for f, b in rate)
+    return JobPlan(
+        name=f"{job.substitute}--{job.attack}--s{job.seed}",
+        substitute=job.substitute,
+        attack=job.attack,
+        seed=job.seed,
+        images=len(bench.data),
+        done=done,
+        row=(folder / "rows" / f"{job.substitute}--{job.attack}--s{job.seed}.json").is_file(),
+        forwards=cost.forwards * left,
+        backwards=cost.backwards * left,
+        seconds=each * left if rate else None,
+        missing=missing,
+    )
+
+
+def _pass_seconds(bench: Workbench, name: str, backward: bool) -> tuple[float, float]:
+    """Return the seconds per image of a forward pass and of the input gradient that follows it, best of two."""
+    model: nn.Module = bench.target(name)
+    x = (bench.data.images[:SAMPLE].to(bench.context.device).float() / 255).requires_grad_(backward)
+    forwards, backwards = [], []
+    for _ in range(2):
+        began = _now(x)
+        with torch.set_grad_enabled(backward):
+            logits = model(x)
+        middle = _now(x)
+        if backward:
+            torch.autograd.grad(logits.sum(), x)
+        forwards.append(middle - began)
+        backwards.append(_now(x) - middle)
+    return min(forwards) / len(x), min(backwards) / len(x)
+
+
+def _now(x: torch.Tensor) -> float:
+    if x.is_cuda:
+        torch.cuda.synchronize(x.device)
+    return time.perf_counter()
