@@ -117,12 +117,19 @@ class Rates:
         residual = (values - rates[:, None]) * self.counted / divisor
         self.covariance: Floats = residual @ residual.T
         self.value: Floats = np.where(self.n > 0, rates, np.nan)
+        self._means: dict[bytes, Rate] = {}
 
     def mean(self, weights: ArrayLike | None = None) -> Rate | None:
         """Return the weighted mean over the targets that have data, equal weights by default; None when none has."""
         w = _weights(weights, self.n)
         if w is None:
             return None
+        key = w.tobytes()
+        if key not in self._means:
+            self._means[key] = self._mean(w)
+        return self._means[key]
+
+    def _mean(self, w: Floats) -> Rate:
         used = w > 0
         value = float(w[used] @ self.value[used])
         variance = float(w @ self.covariance @ w)

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from harness.board import render
+from harness.board import export, render
 from harness.board.frame import Frame
 from harness.board.gains import gains
 from harness.board.gather import gather
+from harness.board.lines import TIERS, Line
 from harness.board.protocol import SuiteView
 from harness.files import atomic_write, read_bytes
 from harness.results import Absent, Clean, Row, read_absent, read_clean, read_rows
+from zoo.errors import UserError, did_you_mean
 
 __all__ = ["Board", "SuiteView", "check", "load", "write_files"]
 
@@ -45,6 +46,20 @@ class Board:
         self.gains, left_out = gains(self.frame, self.lines, mixed)
         self.remarks = gathered.remarks + left_out
 
+    def line(self, substitute: str, attack: str) -> Line:
+        """Return the line of a substitute and an attack, of the best tier of evidence that it has.
+
+        Raises:
+            UserError: the board has none.
+        """
+        for tier in TIERS:
+            for line in self.lines:
+                if (line.substitute, line.attack, line.evidence) == (substitute, attack, tier):
+                    return line
+        known = [f"{line.substitute} x {line.attack}" for line in self.lines]
+        near = did_you_mean(f"{substitute} x {attack}", known)
+        raise UserError(f"the board of {self.suite.name} has no row of {substitute} x {attack}{near}")
+
     def to_markdown(self) -> str:
         """Return the whole board as Markdown."""
         return render.to_markdown(self)
@@ -55,15 +70,15 @@ class Board:
 
     def to_csv(self) -> str:
         """Return one line for each cell, as CSV."""
-        return render.to_csv(self)
+        return export.to_csv(self)
 
     def to_json(self) -> dict[str, Any]:
         """Return every mean and gain as plain data."""
-        return render.to_json(self)
+        return export.to_json(self)
 
     def files(self) -> dict[str, str]:
         """Return the files of the board by name."""
-        data = json.dumps(self.to_json(), indent=1, ensure_ascii=False) + "\n"
+        data = export.one_line_each(self.to_json())
         return {"board.md": self.to_markdown(), "board.csv": self.to_csv(), "board.json": data}
 
 

@@ -13,6 +13,13 @@ from harness.board.frame import Frame
 from harness.results import Evidence
 from harness.stats import Bools, Floats, Rate, Rates, proportion
 
+TIERS: dict[Evidence, str] = {
+    "regenerated": "images made and scored by the harness",
+    "rescored": "submitted images, scored by the harness",
+    "claimed": "as submitted, not checked",
+}
+"""Tiers of evidence, best first, in words."""
+
 
 @dataclass(frozen=True)
 class Cell:

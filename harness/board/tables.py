@@ -1,4 +1,4 @@
-"""The tables of a board, as titles, headers and text cells, without a format."""
+"""The tables of a board: success rates, gains, bitwidths, errors and every target."""
 
 from __future__ import annotations
 
@@ -10,31 +10,13 @@ import numpy as np
 
 from harness.board.frame import Frame
 from harness.board.gains import ALL, GainRow
-from harness.board.lines import Line
+from harness.board.lines import TIERS, Line
+from harness.board.table import DASH, NO_DATA, Table, bounds, p_value, percent, points, with_interval
 from harness.results import Absent, Evidence
-from harness.stats import Bools, Floats, Rate, spread
+from harness.stats import Bools, Floats, spread
 
-DASH = "–"
-NO_DATA = "no data"
 PARTIAL = "†"
 WHITEBOX = "*"
-TIERS: dict[Evidence, str] = {
-    "regenerated": "images made and scored by the harness",
-    "rescored": "submitted images, scored by the harness",
-    "claimed": "as submitted, not checked",
-}
-"""Tiers of evidence, best first, in words."""
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table: `left` columns of words, which stand to the left, and then numbers, which stand to the right."""
-
-    title: str
-    intro: str
-    headers: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    left: int
 
 
 @dataclass
@@ -46,21 +28,6 @@ class Reasons:
     def mark(self, reason: str) -> str:
         """Return the dash that stands for a missing cell, with the number of its reason."""
         return f"{DASH} ({self.numbers.setdefault(reason, len(self.numbers) + 1)})"
-
-
-def percent(value: float) -> str:
-    """Return a fraction as percent with one decimal."""
-    return f"{100 * value:.1f}"
-
-
-def with_interval(rate: Rate | None) -> str:
-    """Return a rate in percent with half the width of its interval."""
-    return NO_DATA if rate is None else f"{percent(rate.value)} ±{percent((rate.high - rate.low) / 2)}"
-
-
-def p_value(p: float) -> str:
-    """Return a p-value with three decimals, or that it is smaller."""
-    return "<0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def ranked(lines: Iterable[Line]) -> list[tuple[int | None, Line]]:
@@ -176,7 +143,7 @@ class Tables:
             other = row.against_evidence if row.against_evidence != row.evidence else ""
             cells += [f"{row.against} ({row.role}{', ' + other if other else ''})"]
             cells += [row.family] * (families and self.several)
-            cells += [f"{100 * gain.value:+.1f}", f"[{100 * gain.low:+.1f}, {100 * gain.high:+.1f}]"]
+            cells += [points(gain.value), bounds(gain.low, gain.high)]
             rows.append([*cells, p_value(gain.p), p_value(row.p_holm)])
         headers = ["Substitute", "Attack"] + ["Evidence"] * several_tiers + ["Against"]
         headers += ["Targets"] * (families and self.several)

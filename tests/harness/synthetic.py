@@ -123,4 +123,4 @@ class World:
         """Make a row whose targets are wrong on about this share of images."""
         limit = changes.get("limit")
         outcomes = {t: (self.predicted[t][:limit], self.shift(self.labels, share)[:limit]) for t in self.targets}
-        return row(outcomes, substitute=substitute, attack=attack, **changes)
+        return row(outcomes, **{"substitute": substitute, "attack": attack, **changes})

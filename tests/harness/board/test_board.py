@@ -11,8 +11,8 @@ import pytest
 
 from harness import stats
 from harness.board import Board, check, load, write_files
+from harness.board.export import COLUMNS
 from harness.board.gains import ALL
-from harness.board.render import COLUMNS
 from harness.results import Absent, AbsentRows, Row, write_absent, write_clean, write_row
 from tests.harness.synthetic import Pair, Suite, World, clean_of, row
 from zoo.errors import UserError
@@ -354,7 +354,9 @@ def test_absent_rows_are_read_from_their_folder(tmp_path: Path) -> None:
 def test_json_is_plain_data_without_nan() -> None:
     world = World()
     board = board_of(world, world_rows(world))
-    assert json.loads(json.dumps(board.to_json(), allow_nan=False)) == board.to_json()
+    text = board.files()["board.json"]
+    assert json.loads(text) == json.loads(json.dumps(board.to_json(), allow_nan=False))
+    assert sum(line.startswith('  {"name":') for line in text.splitlines()) == len(SUBSTITUTES)
 
 
 def test_board_does_not_depend_on_the_order_of_rows() -> None:

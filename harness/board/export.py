@@ -1,0 +1,174 @@
+"""A board for programs: CSV with one line for each cell, and JSON."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from typing import TYPE_CHECKING, Any
+
+from harness.board.compare import Beside, compare_reported
+from harness.board.gains import ALL, GainRow
+from harness.board.lines import TIERS, family_means, group_means
+from harness.board.tables import ranked
+from harness.stats import Rate, spread
+
+if TYPE_CHECKING:
+    from harness.board import Board
+
+COLUMNS = (
+    "substitute",
+    "attack",
+    "seed",
+    "target",
+    "family",
+    "bits",
+    "n",
+    "n_correct",
+    "asr",
+    "lo",
+    "hi",
+    "error_rate",
+    "clean_error",
+    "whitebox",
+    "evidence",
+    "missing",
+)
+"""Columns of the CSV, one line for each cell; rates in percent, empty where there is no data."""
+
+
+def to_csv(board: Board) -> str:
+    """Render one line for each cell: substitute x attack x seed x target."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    family: dict[str, str] = {}
+    for title, targets in board.suite.families.items():
+        for target in targets:
+            family.setdefault(target, title)
+    for line in sorted(board.lines, key=lambda line: (line.substitute, line.attack, line.evidence)):
+        for cell in line.cells():
+            rates = (
+                ["", "", ""] if cell.asr is None else [_exact(v) for v in (cell.asr.value, cell.asr.low, cell.asr.high)]
+            )
+            error = "" if cell.error is None else _exact(cell.error.value)
+            floor = "" if cell.clean_error is None else _exact(cell.clean_error)
+            place = [cell.target, family[cell.target], board.suite.bits[cell.target], cell.n, cell.n_correct]
+            tail = [error, floor, str(cell.whitebox).lower(), line.evidence, cell.missing]
+            writer.writerow([line.substitute, line.attack, cell.seed, *place, *rates, *tail])
+    return stream.getvalue()
+
+
+def to_json(board: Board) -> dict[str, Any]:
+    """Render everything for programs; rates in percent, null where there is no data."""
+    suite = board.suite
+    rows = []
+    tiers = [tuple(TIERS)] if board.mixed else [(tier,) for tier in TIERS]
+    for tier in tiers:
+        for rank, line in ranked([line for line in board.lines if line.evidence in tier]):
+            widths = [(str(width), member) for width, member in board.frame.widths.items()]
+            over = spread(line.seed_overall())
+            rows.append(
+                {
+                    "name": f"{line.substitute} x {line.attack}",
+                    "rank": rank,
+                    "substitute": line.substitute,
+                    "attack": line.attack,
+                    "evidence": line.evidence,
+                    "composition": line.composition,
+                    "seeds": list(line.seeds),
+                    "seed_sd": over and _round(over.sd),
+                    "images": line.images,
+                    "asr": _rate(line.overall),
+                    "families": _rates(family_means(line.asr, board.frame, line.usable)),
+                    "bits": _rates(group_means(line.asr, widths, line.usable)),
+                    "error_rate": _rates(family_means(line.error, board.frame, line.usable)),
+                    "missing": line.missing,
+                    "whitebox": [t for t, white in zip(board.frame.targets, line.whitebox, strict=True) if white],
+                }
+            )
+    return {
+        "schema_version": 1,
+        "suite": {"name": suite.name, "version": suite.version, "digest": suite.digest, "title": suite.title},
+        "tiers": [tier for tier in TIERS if any(line.evidence == tier for line in board.lines)],
+        "mixed": board.mixed,
+        "families": {title: list(targets) for title, targets in suite.families.items()},
+        "clean_error": {
+            target: _round(1 - float(correct.mean())) if known else None
+            for target, correct, known in zip(board.frame.targets, board.frame.correct, board.frame.known, strict=True)
+        },
+        "rows": rows,
+        "gains": [_gain(row) for row in board.gains],
+        "reported": [_beside(figure) for figure in compare_reported(board.frame, board.lines)],
+        "absent": [entry.model_dump() for entry in board.absent],
+        "refused": list(board.refused),
+        "remarks": list(board.remarks),
+    }
+
+
+def one_line_each(data: dict[str, Any]) -> str:
+    """Return data as JSON with every entry of a list on its own line, which version control can compare."""
+    parts = []
+    for key, value in data.items():
+        text = _compact(value)
+        if isinstance(value, list) and value:
+            text = "[\n  " + ",\n  ".join(_compact(entry) for entry in value) + "\n ]"
+        parts.append(f" {json.dumps(key)}: {text}")
+    return "{\n" + ",\n".join(parts) + "\n}\n"
+
+
+def _compact(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False, allow_nan=False)
+
+
+def _gain(row: GainRow) -> dict[str, Any]:
+    gain = row.gain
+    return {
+        "substitute": row.substitute,
+        "attack": row.attack,
+        "evidence": row.evidence,
+        "against": row.against,
+        "role": row.role,
+        "against_evidence": row.against_evidence,
+        "family": None if row.family == ALL else row.family,
+        "targets": row.targets,
+        "gain": _round(gain.value),
+        "low": _round(gain.low),
+        "high": _round(gain.high),
+        "n": gain.n,
+        "p": float(f"{gain.p:.4g}"),
+        "p_holm": float(f"{row.p_holm:.4g}"),
+    }
+
+
+def _beside(figure: Beside) -> dict[str, Any]:
+    difference = figure.difference
+    return {
+        "substitute": figure.substitute,
+        "attack": figure.attack,
+        "target": figure.target,
+        "reported": _round(figure.reported),
+        "error_rate": _rate(figure.error),
+        "asr": _rate(figure.asr),
+        "difference": None if difference is None else _round(difference),
+        "covered": figure.covered,
+        "reason": figure.reason,
+    }
+
+
+def _rate(rate: Rate | None) -> dict[str, float] | None:
+    if rate is None:
+        return None
+    return {"value": _round(rate.value), "low": _round(rate.low), "high": _round(rate.high), "n": rate.n}
+
+
+def _rates(rates: dict[str, Rate | None]) -> dict[str, dict[str, float] | None]:
+    return {title: _rate(rate) for title, rate in rates.items()}
+
+
+def _round(value: float) -> float:
+    return round(100 * value, 4)
+
+
+def _exact(value: float) -> str:
+    return f"{100 * value:.4f}"
