@@ -204,11 +204,16 @@ def difference_of_rates(a: Rate, b: Rate) -> tuple[float, float, float]:
 
 
 def mcnemar(only_a: int, only_b: int) -> float:
-    """Return McNemar's exact two-sided p for the images on which only A, and only B, succeeds; 1 when there are none."""
-    from scipy.special import bdtr
+    """Return McNemar's exact two-sided p for the images on which only A, and only B, succeeds; 1 when there are none.
 
+    Twice the lower tail of the binomial distribution with a fair coin, in whole numbers and so without rounding.
+    """
     discordant = only_a + only_b
-    return 1.0 if discordant == 0 else min(1.0, 2 * float(bdtr(min(only_a, only_b), discordant, 0.5)))
+    term = tail = 1
+    for successes in range(min(only_a, only_b)):
+        term = term * (discordant - successes) // (successes + 1)
+        tail += term
+    return min(1.0, 2 * tail / (1 << discordant))
 
 
 def sign_flip(differences: ArrayLike) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,6 +63,10 @@ def gather(frame: Frame, rows: Iterable[Row]) -> Gathered:
         raise UserError(f"no row belongs on this board; {gathered.refused[0]}")
     for (substitute, attack, evidence), seeds in groups.items():
         gathered.lines.append(_line(frame, substitute, attack, evidence, seeds, gathered))
+    common = np.ones(len(frame.targets), dtype=bool)
+    for line in gathered.lines:
+        common &= ~line.whitebox
+    gathered.lines = [replace(line, common=common) for line in gathered.lines]
     return gathered
 
 
@@ -134,4 +138,5 @@ def _line(
         missing=missing,
         seed_missing=tuple(seed.missing for seed in kept),
         whitebox=frame.whitebox(substitute),
+        common=~frame.whitebox(substitute),
     )

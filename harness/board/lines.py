@@ -56,6 +56,8 @@ class Line:
     """The same for each seed alone."""
     whitebox: Bools
     """Per target, whether the cell is no transfer."""
+    common: Bools
+    """Per target, whether it is black-box for every line of the board, so that lines can be ranked by it."""
 
     @cached_property
     def measured(self) -> Bools:
@@ -95,25 +97,31 @@ class Line:
         return floor
 
     @cached_property
-    def family_weights(self) -> Floats:
-        """Weights of the mean over all families."""
-        return self.frame.weights(self.usable, self.correct)
+    def common_weights(self) -> Floats:
+        """Weights of the mean over families of the common targets."""
+        return self.frame.weights(self.measured & self.common, self.correct)
 
     @cached_property
     def overall(self) -> Rate | None:
-        """Success rate over all families, each counting alike."""
-        return self.asr.mean(self.family_weights) if self.family_weights.any() else None
+        """Success rate over the common targets, each family counting alike."""
+        return self.asr.mean(self.common_weights) if self.common_weights.any() else None
+
+    @cached_property
+    def own(self) -> Rate | None:
+        """Success rate over all its black-box targets, each family counting alike; not comparable between substitutes."""
+        weights = self.frame.weights(self.usable, self.correct)
+        return self.asr.mean(weights) if weights.any() else None
 
     @property
-    def complete(self) -> bool:
-        """Whether no cell is missing, so that the line can be ranked."""
-        return not self.missing
+    def ranked(self) -> bool:
+        """Whether every common target was measured, so that the line can be ranked."""
+        return self.overall is not None and bool(self.measured[self.common].all())
 
     def seed_overall(self) -> list[float]:
-        """Return the success rate over all families for each seed alone."""
-        if not self.family_weights.any():
+        """Return the success rate over the common targets for each seed alone."""
+        if not self.common_weights.any():
             return []
-        weights = self.family_weights / self.family_weights.sum()
+        weights = self.common_weights / self.common_weights.sum()
         counts = np.maximum(self.correct.sum(axis=1), 1)
         return [float(weights @ ((wrong * self.correct).sum(axis=1) / counts)) for wrong in self.wrong]
 

@@ -13,6 +13,12 @@ if TYPE_CHECKING:
     from harness.board import Board
 
 _NORMS = {"linf": "L∞"}
+_SUMMARIES = {
+    "": "",
+    "All families": "*All families* is the mean of these. ",
+    "Common targets": "Substitutes differ in which targets are white-box, so *Common targets* takes only those that are "
+    "black-box for every substitute of the board: the mean over families of their means. ",
+}
 
 
 def to_markdown(board: Board) -> str:
@@ -47,6 +53,8 @@ def to_text(board: Board) -> str:
         parts.append(table.to_text())
     if any(f"{DASH}{WHITEBOX}" in part for part in parts):
         parts.append(f"{DASH}{WHITEBOX} every target is white-box: the substitute has its weights or its architecture")
+    if tables.summary == "Common targets":
+        parts.append("Common targets: mean over families of the targets that are black-box for every substitute here")
     if any(PARTIAL in part for part in parts):
         parts.append(f"{PARTIAL} some targets of the family are missing: mean over the others, not ranked")
     parts += [f"({number}) {reason}" for reason, number in reasons.numbers.items()]
@@ -80,15 +88,15 @@ def _notes(board: Board, tables: Tables, reasons: Reasons) -> list[str]:
         "**ASR**, attack success rate: of the images that a target classifies correctly when clean, the share that it "
         "gets wrong on the adversarial image. Where a target gets no clean image right there is no data.",
         "**Family mean**: mean of the ASR over the family's targets; "
-        + ("*All families* is the mean of these. " if tables.several else "")
+        + _SUMMARIES[tables.summary]
         + "Images are the sampling unit, since the cells of one image are not independent: the interval is Wilson's with "
         "the effective sample size of the mean.",
         f"**\\{WHITEBOX}** white-box: the substitute has the target's weights or its architecture. This is no transfer "
         "between architectures, so it is left out of every mean, gain and rank.",
         "**Error rate**: share of all images that a target gets wrong; it counts errors that are there without an attack. "
         "The clean error beside it is what doing nothing scores.",
-        "**#** ranks by " + ("*All families*. " if tables.several else "ASR. ") + "Neighbours may differ by chance; a "
-        "gain with its interval and p-value says whether they do.",
+        f"**#** ranks by {f'*{tables.summary}*' if tables.summary else 'ASR'}. Neighbours may differ by chance; a gain with "
+        "its interval and p-value says whether they do.",
     ]
     if board.gains:
         notes += [
@@ -100,8 +108,11 @@ def _notes(board: Board, tables: Tables, reasons: Reasons) -> list[str]:
         ]
     if any(len(line.seeds) > 1 for line in board.lines):
         notes.append("**Seeds**: number of seeds, and the standard deviation of the ASR over them.")
-    if not all(line.complete for line in board.lines):
-        notes.append(f"**{PARTIAL}** some of the targets are missing: mean over the others, not ranked.")
+    if any(line.missing for line in board.lines):
+        notes.append(
+            f"**{PARTIAL}** some of the targets are missing: mean over the others. It is not comparable, so the "
+            "line is not ranked."
+        )
     made = ["## Notes", "", *[f"- {note}" for note in notes]]
     made += _list("Missing cells", [f"({number}) {reason}" for reason, number in reasons.numbers.items()])
     made += _list("Refused rows", board.refused)

@@ -6,8 +6,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
-import numpy as np
-
 from harness.board.frame import Frame
 from harness.board.gains import ALL, GainRow
 from harness.board.lines import TIERS, Line
@@ -31,16 +29,17 @@ class Reasons:
 
 
 def ranked(lines: Iterable[Line]) -> list[tuple[int | None, Line]]:
-    """Return lines by falling success rate over all families, with a rank for those that were measured in full.
+    """Return lines by falling success rate over the common targets, with a rank for those that were measured in full.
 
-    Equal rates share a rank. Lines with a missing cell, or on fewer images than others, stay unranked and come last.
+    Equal rates share a rank. Lines that miss a common target, or have fewer images than others, come last, unranked.
     """
     lines = list(lines)
     most = max((line.images for line in lines), default=0)
 
     def key(line: Line) -> tuple[bool, float, str, str]:
-        full = line.complete and line.images == most and line.overall is not None
-        return (not full, -(line.overall.value if line.overall else 0.0), line.attack, line.substitute)
+        full = line.ranked and line.images == most
+        rate = line.overall or line.own
+        return (not full, -(rate.value if rate else 0.0), line.attack, line.substitute)
 
     placed: list[tuple[int | None, Line]] = []
     for place, line in enumerate(sorted(lines, key=key), start=1):
@@ -72,8 +71,18 @@ class Tables:
 
     @property
     def several(self) -> bool:
-        """Whether success rates over all families say more than those of the only family."""
+        """Whether there is more than one family."""
         return len(self.frame.members) > 1
+
+    @cached_property
+    def alike(self) -> bool:
+        """Whether the same targets are black-box for every line."""
+        return all(bool((line.common == ~line.whitebox).all()) for line in self.lines)
+
+    @property
+    def summary(self) -> str:
+        """Header of the column that ranks, empty where the only family's column does."""
+        return ("All families" if self.several else "") if self.alike else "Common targets"
 
     def rankings(self) -> list[Table]:
         """One table of success rates for each tier of evidence, or one for all where they are to be mixed."""
@@ -94,28 +103,23 @@ class Tables:
         several_sizes = len({line.images for line in lines}) > 1
         headers = ["#", "Substitute", "Attack"] + ["Evidence"] * several_tiers
         left = len(headers)
-        headers += ["Images"] * several_sizes + ["Seeds"] * several_seeds + ["All families"] * self.several
+        headers += ["Images"] * several_sizes + ["Seeds"] * several_seeds + [self.summary] * bool(self.summary)
         rows = []
         for rank, line in ranked(lines):
             row = [DASH if rank is None else str(rank), line.substitute, line.attack]
             row += [line.evidence] * several_tiers + [str(line.images)] * several_sizes
             row += [_seeds(line)] * several_seeds
-            row += [self._mean(line, self.frame_all, line.family_weights)] * self.several
+            row += [self._mean(line, line.common, line.common_weights)] * bool(self.summary)
             row += [self._mean(line, member) for member in self.frame.members.values()]
             rows.append(row)
         for entry in absent:
-            blank = [DASH] * (len(headers) - 3 - self.several)
-            mark = [self.reasons.mark(entry.reason)] * (self.several + len(self.frame.members))
+            blank = [DASH] * (len(headers) - 3 - bool(self.summary))
+            mark = [self.reasons.mark(entry.reason)] * (bool(self.summary) + len(self.frame.members))
             rows.append([DASH, entry.substitute, entry.attack, *blank, *mark])
         intro = "In percent, ± half the 95 % interval; means over the black-box targets of each family."
         if len(self.tiers) > 1 and not several_tiers and lines:
             intro = f"Evidence: {TIERS[lines[0].evidence]}. {intro}"
         return Table(title, intro, headers + list(self.frame.members), rows, left)
-
-    @cached_property
-    def frame_all(self) -> Bools:
-        """Every target."""
-        return np.ones(len(self.frame.targets), dtype=bool)
 
     def _mean(self, line: Line, member: Bools, weights: Floats | None = None) -> str:
         """Return a mean over targets as text: with a mark when cells are missing, a dash when nothing is left."""

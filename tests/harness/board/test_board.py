@@ -13,7 +13,7 @@ from harness import stats
 from harness.board import Board, check, load, write_files
 from harness.board.export import COLUMNS
 from harness.board.gains import ALL
-from harness.results import Absent, AbsentRows, Row, write_absent, write_clean, write_row
+from harness.results import Absent, AbsentRows, Predictions, Row, write_absent, write_clean, write_row
 from tests.harness.synthetic import Pair, Suite, World, clean_of, row
 from zoo.errors import UserError
 
@@ -262,6 +262,27 @@ def test_ranks_fall_with_the_rate_and_ties_share_one() -> None:
         (1, "c-2bit"),
         (3, "a-fp"),
     ]
+
+
+def test_ranks_use_only_targets_that_are_black_box_for_every_line() -> None:
+    world = World(Suite(pairs=()))
+    easy, hard = world.row("a-2bit", share=0.3), world.row("b-fp", share=0.4)
+    outcomes = dict(easy.outcomes)
+    outcomes["b-fp"] = outcomes["b-fp"].model_copy(update={"adv": Predictions((world.labels + 1) % 10)})
+    board = board_of(world, [world.row("a-2bit", outcomes=outcomes), hard])
+    data = board.to_json()["rows"]
+    assert [(r["rank"], r["substitute"]) for r in data] == [(1, "b-fp"), (2, "a-2bit")]
+    found = cells(board)
+    quantised = np.mean([float(found["a-2bit", "0", target]["asr"]) for target in ("b-2bit", "b-4bit")])
+    common = (float(found["a-2bit", "0", "a-fp"]["asr"]) + quantised) / 2
+    assert data[1]["asr"]["value"] == pytest.approx(common, abs=1e-3)
+    assert "Common targets" in board.to_markdown() and "All families" not in board.to_text()
+
+
+def test_without_a_common_target_there_is_no_rank() -> None:
+    world = World(Suite(families={"Two": ["a-fp", "b-fp"]}, bits={"a-fp": 32, "b-fp": 32}, pairs=()))
+    board = board_of(world, [world.row("a-fp", share=0.2), world.row("b-fp", share=0.6)])
+    assert [(r["rank"], r["substitute"]) for r in board.to_json()["rows"]] == [(None, "b-fp"), (None, "a-fp")]
 
 
 def test_tiers_of_evidence_are_ranked_and_compared_apart_unless_mixed() -> None:
