@@ -12,14 +12,18 @@ import torch
 from torch import nn
 
 from harness.craft import Job, shard_path, spans
+from harness.results import read_absent, read_rows
 from harness.run import Selection, suite_folder
+from harness.suite import Suite
 from harness.workbench import Workbench
 from zoo.entry import ModelEntry
 from zoo.errors import UserError
 from zoo.listing import availability
 
-SAMPLE = 8
+SAMPLE = 16
 """Images in the batch that the estimate is measured on."""
+REPEATS = 3
+"""Times that it is measured, of which the best counts: the first pass of a process is slow."""
 
 
 @dataclass(frozen=True)
@@ -35,9 +39,9 @@ class JobPlan:
     """Images that are in the cache."""
     row: bool
     """Whether the row is there."""
-    forwards: int
-    """Forward passes of the substitute that are still to do, over all images."""
-    backwards: int
+    forwards: int | None
+    """Forward passes of the substitute that are still to do, over all images; null when the attack declares no cost."""
+    backwards: int | None
     seconds: float | None
     """Estimated time in one process; null when the substitute is not on this machine."""
     missing: str | None
@@ -129,7 +133,7 @@ def _job(
         done = sum(stop - start for start, stop in covered if shard_path(bench.context, key, start, stop).is_file())
     left = len(bench.data) - done
     rate = [speed[m] for m in models if m in speed]
-    each = sum(cost.forwards * f + cost.backwards * b for f, b in rate)
+    each = sum(cost.forwards * f + cost.backwards * b for f, b in rate) if cost else None
     return JobPlan(
         name=f"{job.substitute}--{job.attack}--s{job.seed}",
         substitute=job.substitute,
@@ -138,19 +142,19 @@ def _job(
         images=len(bench.data),
         done=done,
         row=(folder / "rows" / f"{job.substitute}--{job.attack}--s{job.seed}.json").is_file(),
-        forwards=cost.forwards * left,
-        backwards=cost.backwards * left,
-        seconds=each * left if rate else None,
+        forwards=cost.forwards * left if cost else None,
+        backwards=cost.backwards * left if cost else None,
+        seconds=each * left if each is not None and rate else None,
         missing=missing,
     )
 
 
 def _pass_seconds(bench: Workbench, name: str, backward: bool) -> tuple[float, float]:
-    """Return the seconds per image of a forward pass and of the input gradient that follows it, best of two."""
+    """Return the seconds per image of a forward pass and of the input gradient that follows it, best of a few."""
     model: nn.Module = bench.target(name)
     x = (bench.data.images[:SAMPLE].to(bench.context.device).float() / 255).requires_grad_(backward)
     forwards, backwards = [], []
-    for _ in range(2):
+    for _ in range(REPEATS):
         began = _now(x)
         with torch.set_grad_enabled(backward):
             logits = model(x)
@@ -166,3 +170,18 @@ def _now(x: torch.Tensor) -> float:
     if x.is_cuda:
         torch.cuda.synchronize(x.device)
     return time.perf_counter()
+
+
+def status(suite: Suite, folder: Path) -> list[dict[str, Any]]:
+    """Return for every row of a suite whether it is done, partial, missing for a known reason, or still to do."""
+    there = {(r.substitute, r.attack, r.seed): r for r in read_rows(folder)}
+    absent = {(a.substitute, a.attack): a.reason for a in read_absent(folder).rows}
+    rows: list[dict[str, Any]] = []
+    for job in Selection().jobs(suite):
+        row, reason = there.get((job.substitute, job.attack, job.seed)), absent.get((job.substitute, job.attack))
+        if row is not None:
+            state, reason = ("partial", next(iter(row.failures.values()))) if row.failures else ("done", None)
+        else:
+            state = "missing" if reason else "to do"
+        rows.append({"name": f"{job.substitute}--{job.attack}--s{job.seed}", "state": state, "reason": reason})
+    return rows

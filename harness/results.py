@@ -65,10 +65,10 @@ class Outcome(Record):
 class Cost(Record):
     """What crafting a row took."""
 
-    forwards: int = Field(ge=0)
-    """Forward passes of the substitute per image."""
-    backwards: int = Field(ge=0)
-    """Backward passes of the substitute per image."""
+    forwards: int | None = Field(ge=0)
+    """Forward passes of the substitute per image; null when the attack does not declare them."""
+    backwards: int | None = Field(ge=0)
+    """Backward passes of the substitute per image, likewise."""
     seconds: float = Field(ge=0)
     """Wall-clock time of crafting all images; measured, so not part of the canonical row."""
     device: str

@@ -12,6 +12,7 @@ from typing import TypeVar
 
 from harness.craft import Crafted, Job, collect, craft_block, max_level, spans
 from harness.executors import local
+from harness.lock import exclusive
 from harness.provenance import provenance
 from harness.results import (
     Absent,
@@ -31,6 +32,7 @@ from harness.results import (
 from harness.score import score
 from harness.snapshot import Snapshot, take
 from harness.suite import Suite
+from harness.unfinished import Request, remembered
 from harness.workbench import Context, Workbench, workbench
 from zoo.errors import UserError, did_you_mean
 from zoo.evaluate import wilson
@@ -105,10 +107,12 @@ def run(
     workers: int | None = None,
     batch_size: int | None = None,
     notify: Notify | None = None,
+    suite_source: str | None = None,
 ) -> Report:
     """Run a suite, or the selected part of it, into `out`/<suite>/v<version>.
 
     `batch_size` decides how many images are in flight in a worker, rounded up to whole blocks, never what is computed.
+    `suite_source` is the name or file that `harness resume` finds the suite by; its own name when None.
 
     Raises:
         UserError: unknown names, an unusable device or folder, or no job could run at all.
@@ -129,8 +133,20 @@ def run(
     targets = [t for t in suite.target_names if not selection.targets or t in selection.targets]
     blocked = _absent(bench, [*targets, *dict.fromkeys(m for j in jobs for m in suite.substitute(j.substitute).models)])
     snapshot = take(bench, blocked)
-    _claim_folder(report.folder, snapshot)
-    with local.Local(workers) as executor:
+    request = Request(
+        suite=suite_source or suite.name,
+        attacks=selection.attacks,
+        substitutes=selection.substitutes,
+        targets=selection.targets,
+        seeds=selection.seeds,
+        limit=limit,
+        device=device,
+        overlays=context.overlays,
+        workers=workers,
+        batch_size=batch_size,
+    )
+    with exclusive(report.folder), remembered(report.folder, request), local.Local(workers) as executor:
+        _claim_folder(report.folder, snapshot)
         work = Work(context, snapshot, executor, notify or (lambda what, done, total: None), report, batch_size)
         clean = _clean(work, [t for t in targets if t not in blocked])
         blocked |= _gate(bench, clean, [t for t in targets if t not in blocked])
@@ -299,8 +315,8 @@ def _template(bench: Workbench, job: Job, snapshot: Snapshot) -> Callable[..., R
             outcomes=outcomes,
             failures=failures,
             cost=Cost(
-                forwards=cost.forwards,
-                backwards=cost.backwards,
+                forwards=cost.forwards if cost else None,
+                backwards=cost.backwards if cost else None,
                 seconds=round(crafted.seconds, 3) if crafted else 0.0,
                 device=bench.context.device,
             ),

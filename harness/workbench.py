@@ -22,7 +22,7 @@ from zoo.registry import Registry
 from zoo.store import cache_root
 
 if TYPE_CHECKING:
-    from harness.attacks import Attack
+    from harness.attacks import AttackLike
     from harness.substitute import Crafter
 
 RESIDENT_BYTES = 2 * 10**9
@@ -98,7 +98,7 @@ class Workbench:
             self._substitutes[name] = assemble(self, name)
         return self._substitutes[name]
 
-    def attack(self, name: str) -> Attack:
+    def attack(self, name: str) -> AttackLike:
         """Return an attack as the suite composes it."""
         from harness.attacks import get
 
