@@ -161,6 +161,22 @@ def test_the_same_seed_twice_is_refused() -> None:
         board_of(world, [world.row("a-2bit"), world.row("a-2bit")])
 
 
+def test_seeds_on_fewer_images_or_with_other_settings_are_left_out_by_name() -> None:
+    world = World()
+    whole = world.row("a-2bit", seed=0)
+    rows = [whole, world.row("a-2bit", seed=1, limit=50), world.row("a-2bit", seed=2, composition="Attack(decay=0.0)")]
+    board = board_of(world, rows)
+    assert board.lines[0].seeds == (0,) and cells(board) == cells(board_of(world, [whole]))
+    assert any("seed 1: left out, it has 50 images and others 200" in remark for remark in board.remarks)
+    assert any("seed 2: left out, its attack is Attack(decay=0.0)" in remark for remark in board.remarks)
+
+
+def test_white_box_cells_are_marked_and_no_others() -> None:
+    world = World()
+    table = section(board_of(world, [world.row("a-2bit")]).to_markdown(), "Quantised").splitlines()[-1]
+    assert [cell.strip()[-1] == "*" for cell in table.strip("|").split("|")[2:]] == [True, False, False]
+
+
 def test_missing_cell_is_a_dash_with_its_reason_and_never_zero() -> None:
     world = World()
     made = world.row("a-2bit")
@@ -168,6 +184,7 @@ def test_missing_cell_is_a_dash_with_its_reason_and_never_zero() -> None:
     board = board_of(world, [row(outcomes, failures={"b-4bit": "weights are 404"}), world.row("a-fp")])
     text = board.to_markdown()
     assert "– (1)" in text and "- (1) weights are 404" in text
+    assert section(text, "Quantised").splitlines()[-2].split("|")[-2].strip() == "– (1)"
     line = cells(board)["a-2bit", "0", "b-4bit"]
     assert (line["asr"], line["error_rate"], line["n"], line["missing"]) == ("", "", "0", "weights are 404")
     ranks = {(r["substitute"]): r["rank"] for r in board.to_json()["rows"]}

@@ -20,16 +20,14 @@ def test_reported_is_compared_with_the_error_rate_over_all_images() -> None:
     made = world.row("a-2bit")
     error = stats.error_rate(made.outcomes["b-fp"].adv.array, world.labels)
     assert error is not None
-    inside, outside = 100 * (error.low + error.value) / 2, 100 * error.high + 1
-    board = reporting(
-        world, [made], Reported("a-2bit", "mim", "b-fp", inside), Reported("a-2bit", "mim", "b-fp", outside)
-    )
-    first, second = compare_reported(board.frame, board.lines)
+    shown = [100 * (error.low + error.value) / 2, 100 * error.high + 1, 100 * error.low - 1]
+    board = reporting(world, [made], *[Reported("a-2bit", "mim", "b-fp", figure) for figure in shown])
+    first, second, third = compare_reported(board.frame, board.lines)
     assert first.error is not None and first.error.value == pytest.approx(error.value)
-    assert first.covered is True and second.covered is False
+    assert (first.covered, second.covered, third.covered) == (True, False, False)
     assert second.difference == pytest.approx(error.value - error.high - 0.01)
-    assert "Measured 2 of 2, covered 1." in board.to_markdown()
-    assert [entry["covered"] for entry in board.to_json()["reported"]] == [True, False]
+    assert "Measured 3 of 3, covered 1." in board.to_markdown()
+    assert [entry["covered"] for entry in board.to_json()["reported"]] == [True, False, False]
 
 
 def test_reported_without_a_cell_says_why_and_moves_no_mean() -> None:
