@@ -12,22 +12,22 @@ from zoo.store import built_path
 
 
 def availability(entry: ModelEntry) -> str:
-    """Say in one word where the bytes would come from: bundled, hub, url, file, built, build (a recipe), or missing."""
+    """Say in one word where the bytes would come from: bundled, built, hub, url, file, build (a recipe), unpinned or missing.
+
+    Unpinned is what the registry names without a sha256: `zoo lock` fills it in, or `zoo pull --unpinned` takes what comes.
+    """
     w = entry.weights
     if w is not None and w.bundled:
         return "bundled"
     if built_path(entry.name) is not None:
         return "built"
-    if w is not None:
-        if w.hub and w.hub.revision:
-            return "hub"
-        if w.url:
-            return "url"
-        if w.file:
-            return "file"
+    if w is not None and w.sha256:
+        return "hub" if w.hub else "url" if w.url else "file"
+    if w is not None and w.file:
+        return "file"
     if entry.recipe is not None:
         return "build"
-    return "unpinned" if w is not None and w.hub else "missing"
+    return "unpinned" if w is not None else "missing"
 
 
 def rows(
