@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.board.compare import Beside, compare_reported
 from harness.board.gains import ALL, GainRow
-from harness.board.lines import TIERS, family_means, group_means
+from harness.board.lines import TIERS, Line, family_means
 from harness.board.tables import ranked
 from harness.stats import Rate, spread
 
@@ -66,7 +66,6 @@ def to_json(board: Board) -> dict[str, Any]:
     tiers = [tuple(TIERS)] if board.mixed else [(tier,) for tier in TIERS]
     for tier in tiers:
         for rank, line in ranked([line for line in board.lines if line.evidence in tier]):
-            widths = [(str(width), member) for width, member in board.frame.widths.items()]
             over = spread(line.seed_overall())
             rows.append(
                 {
@@ -81,7 +80,7 @@ def to_json(board: Board) -> dict[str, Any]:
                     "images": line.images,
                     "asr": _rate(line.overall),
                     "families": _rates(family_means(line.asr, board.frame, line.usable)),
-                    "bits": _rates(group_means(line.asr, widths, line.usable)),
+                    "bits": _bits(line),
                     "error_rate": _rates(family_means(line.error, board.frame, line.usable)),
                     "missing": line.missing,
                     "whitebox": [t for t, white in zip(board.frame.targets, line.whitebox, strict=True) if white],
@@ -154,6 +153,16 @@ def _beside(figure: Beside) -> dict[str, Any]:
         "covered": figure.covered,
         "reason": figure.reason,
     }
+
+
+def _bits(line: Line) -> list[dict[str, Any]]:
+    """Return the success rate of every bitwidth in every family."""
+    made = []
+    for (width, family), members in line.frame.width_groups.items():
+        usable = members & line.usable
+        rate = line.asr.mean(usable) if usable.any() else None
+        made.append({"bits": width, "family": family, "asr": _rate(rate)})
+    return made
 
 
 def _rate(rate: Rate | None) -> dict[str, float] | None:

@@ -53,10 +53,26 @@ class Frame:
         }
 
     @cached_property
-    def widths(self) -> dict[int, Bools]:
-        """Per bitwidth, widest first, which targets have it."""
+    def width_groups(self) -> dict[tuple[int, str], Bools]:
+        """Per bitwidth and family, widest first, which targets it has.
+
+        Families stay apart: adversarially trained 32-bit nets are no point on the axis of the quantised ones.
+        """
         bits = np.array([self.suite.bits[target] for target in self.targets])
-        return {int(width): bits == width for width in sorted(set(bits.tolist()), reverse=True)}
+        groups = {
+            (int(width), title): member & (bits == width)
+            for width in sorted(set(bits.tolist()), reverse=True)
+            for title, member in self.members.items()
+        }
+        return {key: group for key, group in groups.items() if group.any()}
+
+    @cached_property
+    def widths(self) -> dict[int, Bools]:
+        """Per bitwidth, widest first, the targets of the first family that has it: the axis of a plot."""
+        made: dict[int, Bools] = {}
+        for (width, _), group in self.width_groups.items():
+            made.setdefault(width, group)
+        return made
 
     def whitebox(self, substitute: str) -> Bools:
         """Return which targets are no transfer from this substitute."""

@@ -159,12 +159,13 @@ class Tables:
 
     def bit_table(self) -> Table | None:
         """Return success rates by the bitwidth of the target; None where there is only one."""
-        widths = self.frame.widths
-        if len(widths) < 2:
+        groups = self.frame.width_groups
+        widths = [width for width, _ in groups]
+        if len(set(widths)) < 2:
             return None
-        headers = [f"{width} bit" for width in widths]
+        headers = [f"{w} bit, {family}" if widths.count(w) > 1 else f"{w} bit" for w, family in groups]
         rows = [
-            self._named(line) + [self._mean(line, member) for member in widths.values()] for line in self._ordered()
+            self._named(line) + [self._mean(line, member) for member in groups.values()] for line in self._ordered()
         ]
         intro = "Success rate in percent by the weight bitwidth of the target; means over black-box targets."
         return Table("By bitwidth of the target", intro, self._names() + headers, rows, len(self._names()))

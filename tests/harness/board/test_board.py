@@ -72,8 +72,24 @@ def test_family_mean_is_that_of_its_black_box_targets() -> None:
     assert data["families"]["Quantised"]["value"] == pytest.approx(np.mean(quantised), abs=1e-3)
     assert data["families"]["Full precision"]["value"] == pytest.approx(np.mean(full), abs=1e-3)
     assert data["asr"]["value"] == pytest.approx((np.mean(quantised) + np.mean(full)) / 2, abs=1e-3)
-    assert data["bits"]["2"]["value"] == pytest.approx(float(found["a-2bit", "0", "b-2bit"]["asr"]), abs=1e-3)
+    by_bits = {entry["bits"]: entry["asr"] for entry in data["bits"]}
+    assert by_bits[2]["value"] == pytest.approx(float(found["a-2bit", "0", "b-2bit"]["asr"]), abs=1e-3)
     assert data["whitebox"] == ["a-2bit"]
+
+
+def test_bitwidths_of_different_families_stay_apart() -> None:
+    families = {"Standard": ["a-fp"], "Adversarial": ["b-fp"], "Quantised": ["b-2bit"]}
+    world = World(Suite(families=families, bits={"a-fp": 32, "b-fp": 32, "b-2bit": 2}))
+    board = board_of(world, [world.row("a-2bit")])
+    headers = section(board.to_markdown(), "By bitwidth of the target").strip().splitlines()[2]
+    assert [h.strip() for h in headers.split("|")[3:-1]] == ["32 bit, Standard", "32 bit, Adversarial", "2 bit"]
+    bits = {(entry["bits"], entry["family"]): entry["asr"]["value"] for entry in board.to_json()["rows"][0]["bits"]}
+    found = cells(board)
+    assert bits[32, "Adversarial"] == pytest.approx(float(found["a-2bit", "0", "b-fp"]["asr"]), abs=1e-3)
+    assert {width: group.tolist() for width, group in board.frame.widths.items()} == {
+        32: [True, False, False],
+        2: [False, False, True],
+    }
 
 
 def test_attack_that_does_nothing_scores_zero_and_the_clean_error() -> None:
