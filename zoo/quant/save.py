@@ -38,7 +38,17 @@ def save(model: nn.Module, path: Path | str, *, packed: bool, extra: Mapping[str
     if clash:
         raise ValueError(f"reserved metadata keys: {', '.join(sorted(clash))}")
     metadata = {"format": FORMAT, **meta, **(extra or {})}
-    _write(Path(path), serialize({key: value.contiguous().cpu() for key, value in tensors.items()}, metadata))
+    _write(Path(path), _canonical(serialize({key: value.contiguous().cpu() for key, value in tensors.items()}, metadata)))
+
+
+def _canonical(data: bytes) -> bytes:
+    """Sort the metadata in the header of a safetensors file, which the library writes in a random order."""
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # tensors stay aligned
+    return len(text).to_bytes(8, "little") + text + data[8 + length :]
 
 
 def _write(path: Path, data: bytes) -> None:

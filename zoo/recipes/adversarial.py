@@ -1,0 +1,73 @@
+"""Adversarial examples to train on: PGD (Madry et al., ICLR 2018), also against an ensemble (Tramer et al., ICLR 2018)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from zoo.recipes.plan import AdversarialOptions
+from zoo.recipes.runtime import Runtime
+from zoo.recipes.seeds import stream
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+class Adversary:
+    """Perturbs a part of each training batch by signed gradient steps within an L-infinity ball.
+
+    x_0 = x + U(-eps, eps) or x;  x_{t+1} = clip(x_t + step * sign(grad CE(f(x_t), y))) to the ball and to [0, 1].
+
+    The net f is the trained one or, for ensemble-adversarial training, one of `sources` and the trained one, drawn for each
+    step from the seed. It is attacked in evaluation mode, so that its running statistics see only what it learns from.
+    """
+
+    def __init__(
+        self, model: nn.Module, options: AdversarialOptions, seed: int, sources: Sequence[nn.Module] = ()
+    ) -> None:
+        self.model, self.options, self.seed = model, options, seed
+        self.sources = tuple(sources)
+
+    def __call__(self, x: Tensor, y: Tensor, *, step: int, runtime: Runtime) -> Tensor:
+        """Return the batch with all but its leading `clean_share` perturbed."""
+        generator = stream(self.seed, "adversary", step)
+        nets = (self.model, *self.sources)
+        net = nets[int(torch.randint(len(nets), (), generator=generator))]
+        noise = torch.rand((len(x) * runtime.world, *x.shape[1:]), generator=generator) * 2 - 1
+        clean = round(self.options.clean_share * len(x))
+        noise = runtime.part(noise.to(x.device))[clean:]
+        with _attacked(net):
+            adv = self._attack(net, x[clean:], y[clean:], noise)
+        return torch.cat([x[:clean], adv])
+
+    def _attack(self, net: nn.Module, x: Tensor, y: Tensor, noise: Tensor) -> Tensor:
+        eps, size = self.options.eps_levels / 255, self.options.step_levels / 255
+        low, high = (x - eps).clamp_min(0), (x + eps).clamp_max(1)
+        adv = (x + eps * noise).clamp(low, high) if self.options.random_start else x
+        for _ in range(self.options.attack_steps):
+            adv = adv.detach().requires_grad_(True)
+            loss = F.cross_entropy(net(adv), y, reduction="sum")
+            (grad,) = torch.autograd.grad(loss, adv)
+            adv = (adv.detach() + size * grad.sign()).clamp(low, high)
+        return adv.detach()
+
+
+@contextmanager
+def _attacked(net: nn.Module) -> Iterator[None]:
+    """Put a net in evaluation mode and freeze its parameters for the length of an attack."""
+    modes = [(part, part.training) for part in net.modules()]
+    parameters = [(p, p.requires_grad) for p in net.parameters()]
+    try:
+        net.eval()
+        net.requires_grad_(False)
+        yield
+    finally:
+        for part, training in modes:
+            part.training = training
+        for parameter, required in parameters:
+            parameter.requires_grad_(required)

@@ -1,0 +1,172 @@
+"""One entry's recipe from its start to a file of weights."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from zoo import quant
+from zoo.build import InputWrapper
+from zoo.data import Dataset
+from zoo.entry import ModelEntry, State
+from zoo.evaluate import predictions
+from zoo.recipes.adversarial import Adversary
+from zoo.recipes.checkpoint import Checkpoint
+from zoo.recipes.order import needs
+from zoo.recipes.plan import AdversarialOptions, Plan, plan
+from zoo.recipes.runtime import Runtime, runtime
+from zoo.recipes.seeds import reproducible
+from zoo.recipes.start import begin
+from zoo.recipes.train import Fit
+
+Resolve = Callable[[str], nn.Module]
+
+
+@dataclass(frozen=True)
+class BuildReport:
+    """What a build made.
+
+    accuracies: top-1 in percent on the test images by state of the network ("fp" when it is not quantised); `top1` is that
+    of the state it is evaluated in. log: what was done, as stored in the file's metadata; `seconds` is kept out of it so
+    that building again gives the same bytes.
+    """
+
+    name: str
+    path: Path
+    sha256: str
+    size: int
+    top1: float
+    accuracies: dict[str, float]
+    seconds: float
+    log: dict[str, Any]
+
+
+def build(
+    entry: ModelEntry,
+    *,
+    resolve: Resolve,
+    data_train: Dataset,
+    data_test: Dataset,
+    out: Path,
+    checkpoint: Path | None = None,
+    progress: bool = False,
+    device: str = "cpu",
+) -> BuildReport:
+    """Make an entry's weights by its recipe and write them to `out`, whole or not at all.
+
+    The same entry, start and data give the same bytes on the same machine, with or without an interruption (with
+    `options.threads` set, or the same number of threads).
+
+    Args:
+        entry: What to build.
+        resolve: Returns the loaded network of an entry by name, for the start and for ensembles.
+        data_train: Images to train on.
+        data_test: Images for the accuracies of the report.
+        out: The safetensors file; a log with timings goes beside it as `<name>.json`.
+        checkpoint: File to write after each epoch and to resume from; removed at the end.
+        progress: Show a bar on stderr.
+        device: Where to train, such as cuda:0; ignored under `accelerate launch`, which assigns devices.
+
+    Raises:
+        UserError: the recipe is incomplete, does not fit its start or data, or diverges.
+    """
+    settings = plan(entry)
+    place = runtime(device)
+    began = time.perf_counter()
+    with reproducible(settings.seed, place.device, settings.options.threads):
+        fit = _prepare(entry, settings, resolve, data_train, place, checkpoint)
+        fit.label = entry.name if progress else ""
+        fit.run()
+        accuracies = _accuracies(fit.model, data_test, place.device, settings.states)
+    log = _log(entry, fit, data_train, data_test, accuracies)
+    seconds = round(time.perf_counter() - began, 1)
+    if place.main:
+        packed = entry.quant is not None and not settings.options.latent
+        quant.save(fit.model.net, out, packed=packed, extra={"log": json.dumps(log, sort_keys=True)})
+        _write_sidecar(out, {"seconds": seconds, "device": str(place.device), "processes": place.world, **log})
+        if fit.checkpoint is not None:
+            fit.checkpoint.remove()
+    place.wait()
+    data = out.read_bytes()
+    top1 = accuracies["wa" if entry.quant else "fp"]
+    return BuildReport(entry.name, out, hashlib.sha256(data).hexdigest(), len(data), top1, accuracies, seconds, log)
+
+
+def _prepare(
+    entry: ModelEntry, settings: Plan, resolve: Resolve, data: Dataset, place: Runtime, checkpoint: Path | None
+) -> Fit:
+    """Put together the network at its start, the adversary and the checkpoint."""
+    others = {name: resolve(name).to(place.device) for name in needs(entry)}
+    start = others[entry.recipe.start] if entry.recipe and entry.recipe.start else None
+    model = begin(entry, settings, start, data, place.device)
+    fit = Fit(model, settings, data, entry.input.size, place)
+    if isinstance(settings.options, AdversarialOptions):
+        sources = [others[name].eval() for name in settings.options.ensemble]
+        fit.perturb = Adversary(model, settings.options, settings.seed, sources)
+    if checkpoint is not None:
+        fit.checkpoint = Checkpoint(checkpoint, _key(entry, data, [model, *others.values()]))
+    return fit
+
+
+def _key(entry: ModelEntry, data: Dataset, models: list[nn.Module]) -> str:
+    """Digest everything that decides a training: the entry, the images, and every weight it begins from."""
+    fields = {"arch", "arch_args", "classes", "label_offset", "input", "quant", "recipe"}
+    content = entry.model_dump(mode="json", include=fields)
+    content["recipe"].pop("cost")
+    sha = hashlib.sha256(json.dumps([content, data.digest, torch.__version__], sort_keys=True).encode())
+    for model in models:
+        for key, value in model.state_dict().items():
+            sha.update(key.encode())
+            sha.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return sha.hexdigest()
+
+
+def _accuracies(
+    model: InputWrapper, data: Dataset, device: torch.device, trained: tuple[State, ...]
+) -> dict[str, float]:
+    """Measure the top-1 accuracy in the states that the network was trained in and those it is used in."""
+    found: dict[str, float] = {}
+    states: tuple[State, ...] = ("fp",)
+    if quant.is_quantized(model.net):
+        states = tuple(state for state in quant.STATES if state in {"w", "wa", *trained})
+    for state in states:
+        if quant.is_quantized(model.net):
+            quant.set_state(model.net, state)
+        hits = predictions(model, data.images, device=str(device)) == data.labels
+        found[state] = round(100 * float(hits.double().mean()), 4)
+    if quant.is_quantized(model.net):
+        quant.set_state(model.net, "wa")
+    return found
+
+
+def _log(entry: ModelEntry, fit: Fit, train: Dataset, test: Dataset, accuracies: dict[str, float]) -> dict[str, Any]:
+    """Say what was done, without times and paths: the log is part of the file's bytes."""
+    assert entry.recipe is not None
+    steps = fit.steps_per_epoch * fit.plan.epochs
+    turns = len(fit.plan.states)
+    return {
+        "name": entry.name,
+        "recipe": entry.recipe.model_dump(mode="json", exclude={"cost"}, exclude_none=True),
+        "train": {"data": f"{train.name}/{train.split}", "digest": train.digest, "images": len(train)},
+        "test": {"data": f"{test.name}/{test.split}", "digest": test.digest, "images": len(test)},
+        "steps": steps,
+        "steps_in_state": {s: sum(len(range(i, steps, turns)) for i, t in enumerate(fit.plan.states) if t == s)
+                           for s in sorted(set(fit.plan.states))},
+        "epochs": fit.history,
+        "test_top1": accuracies,
+        "torch": torch.__version__,
+    }  # fmt: skip
+
+
+def _write_sidecar(out: Path, content: dict[str, Any]) -> None:
+    temporary = out.with_name(f".{out.stem}.json.tmp")
+    temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    temporary.replace(out.with_suffix(".json"))
