@@ -409,3 +409,7 @@ class Progress:
                 self._bar.close()
             self._bar, self._title = tqdm(total=total, desc=title, leave=False, file=sys.stderr), title
         self._bar.update(done - self._bar.n)
+
+
+if __name__ == "__main__":
+    main()

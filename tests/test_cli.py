@@ -74,7 +74,9 @@ def test_pull_of_a_bundled_model_prints_its_file(tmp_path: Path) -> None:
         (("harness", "resume"), ("no unfinished run",)),
     ],
 )
-def test_a_mistake_ends_in_one_paragraph_and_writes_nothing(tmp_path: Path, arguments: tuple[str, ...], words: tuple[str, ...]) -> None:
+def test_a_mistake_ends_in_one_paragraph_and_writes_nothing(
+    tmp_path: Path, arguments: tuple[str, ...], words: tuple[str, ...]
+) -> None:
     refused(run(tmp_path, *arguments), *words)
     assert not list(tmp_path.rglob("*.json")) and not (tmp_path / "leaderboards").exists()
 

@@ -13,6 +13,7 @@ import click
 from zoo.errors import UserError
 
 if TYPE_CHECKING:
+    from zoo.entry import ModelEntry
     from zoo.registry import Registry
 
 
@@ -194,3 +195,46 @@ def eval_command(
         click.echo(json.dumps(found, indent=2))
     if not all(row["ok"] for row in found):
         raise click.exceptions.Exit(1)
+
+
+@main.command("build")
+@click.argument("names", nargs=-1, required=True)
+@click.option("--device", default="cpu", show_default=True, help="Where to train, such as cuda:0.")
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder for the files instead of the cache.")
+@json_option
+@click.pass_obj
+def build_command(
+    overlays: tuple[Path, ...], /, names: tuple[str, ...], device: str, out: Path | None, as_json: bool
+) -> None:
+    """Make the weights of NAMES by their recipes, after everything that they start from; a stopped build resumes.
+
+    On several GPUs: accelerate launch -m zoo.cli build NAME.
+
+    \b
+    Examples:
+      zoo build digits-resnet14-2bit
+      zoo build 'digits-vgg*' --out /tmp/nets
+    """
+    from zoo.making import against_registry, make
+
+    registry = open_registry(overlays)
+
+    def announce(entry: ModelEntry, place: int, total: int) -> None:
+        cost = entry.recipe.cost if entry.recipe else None
+        click.echo(f"[{place}/{total}] {entry.name} on {entry.data}" + (f"; {cost}" if cost else ""), err=True)
+
+    reports = make(registry.match(names), registry, device=device, out=out, progress=True, announce=announce)
+    rows = [
+        {"name": r.name, "top1": r.top1, "sha256": r.sha256, "size": r.size, "seconds": r.seconds, "path": str(r.path)}
+        for r in reports
+    ]
+    if as_json:
+        click.echo(json.dumps(rows, indent=2))
+        return
+    for report in reports:
+        verdict = against_registry(registry[report.name], report)
+        click.echo(f"{report.path}: {report.top1:.2f} %, {human(report.size)}, {report.seconds:.0f} s; {verdict}")
+
+
+if __name__ == "__main__":
+    main()

@@ -68,8 +68,9 @@ def test_parent_supplies_the_network_but_neither_weights_nor_recipe_nor_accuracy
 
 
 def test_unknown_model_gets_a_suggestion() -> None:
-    with pytest.raises(UserError, match=r"unknown model 'resnet34-2bits'; did you mean 'resnet34-2bit'\? \(zoo list 'resnet34\*'\)"):
+    with pytest.raises(UserError) as caught:
         load()["resnet34-2bits"]
+    assert str(caught.value) == "unknown model 'resnet34-2bits'; did you mean 'resnet34-2bit'? (zoo list 'resnet34*')"
 
 
 def test_wildcards_match_in_natural_order_and_an_empty_match_is_an_error() -> None:
@@ -125,4 +126,5 @@ def test_a_huge_file_and_a_missing_one_are_refused(tmp_path: Path) -> None:
 
 
 def test_two_entries_cannot_share_an_alias(tmp_path: Path) -> None:
-    refused(tmp_path, BASE + "    aliases: [small]\n  other:\n    parent: tiny\n    aliases: [small]\n", "already names another model")
+    text = BASE + "    aliases: [small]\n  other:\n    parent: tiny\n    aliases: [small]\n"
+    refused(tmp_path, text, "already names another model")
