@@ -49,8 +49,8 @@ def test_the_digest_follows_what_moves_numbers_and_nothing_else(tmp_path: Path) 
     base = digest(BASE)
     assert digest(BASE.replace("A tiny suite", "Another title")) == base
     assert digest(BASE.replace("[pgd]", "[pgd, mim]")) == base
-    for moved in (BASE.replace("32", "31"), BASE.replace("steps: 2", "steps: 3"), BASE + "transport: jpeg75\n", BASE + "block: 8\n"):
-        assert digest(moved) != base
+    moved = [BASE.replace("32", "31"), BASE.replace("steps: 2", "steps: 3"), BASE + "transport: jpeg75\n", BASE + "block: 8\n"]
+    assert base not in [digest(text) for text in moved]
     assert digest(BASE, weights="b" * 64) != base and digest(BASE, data="e" * 64) != base
 
 
