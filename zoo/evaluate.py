@@ -29,7 +29,7 @@ def evaluate(entry: ModelEntry, limit: int | None = None, device: str = "cpu", b
     from zoo.build import load_entry
     from zoo.data import load
 
-    data = load(entry.data, "test").head(limit)
+    data = load(test_set(entry), "test").head(limit)
     model = load_entry(entry).to(device)
     correct = int((predictions(model, data.images, batch_size, device) == data.labels).sum())
     n = len(data)
@@ -40,6 +40,11 @@ def evaluate(entry: ModelEntry, limit: int | None = None, device: str = "cpu", b
     verdict = "no claim to compare with" if claim is None else f"claimed {claim:.2f}: " + ("agrees" if ok else "DISAGREES")
     line = f"{entry.name}: {top1:.2f} % of {n} images ({low:.1f} to {high:.1f}); {verdict}"
     return {"name": entry.name, "top1": top1, "n": n, "low": low, "high": high, "claim": claim, "ok": ok, "line": line}
+
+
+def test_set(entry: ModelEntry) -> str:
+    """Return the data set that the entry's claim is measured on: ImageNet comes in two sizes, and a net has one of its own."""
+    return "imagenet-299" if (entry.data, entry.input.size) == ("imagenet", 299) else entry.data
 
 
 def wilson(successes: int, n: int, z: float = 1.959963984540054) -> tuple[float, float]:

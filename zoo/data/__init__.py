@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -51,18 +52,28 @@ class Dataset:
 
 
 def load(name: str, split: str = "test") -> Dataset:
-    """Return a data set by the name that the registry and the suites use.
+    """Return a data set by the name that the registry and the suites use, or by `folder:PATH` or `parquet:PATH`.
 
     Raises:
         UserError: the name or the split is unknown, or the data is not on this machine and cannot be fetched.
     """
+    if name.startswith(("folder:", "parquet:")):
+        from zoo.data import local
+
+        return local.load(name, split)
     loaders = _loaders()
     if name not in loaders:
-        raise UserError(f"unknown data set {name!r}{did_you_mean(name, loaders)}; known: {', '.join(sorted(loaders))}")
+        known = ", ".join(sorted(loaders))
+        raise UserError(f"unknown data set {name!r}{did_you_mean(name, loaders)}; known: {known}, folder:PATH, parquet:PATH")
     return loaders[name](split)
 
 
 def _loaders() -> dict[str, Callable[[str], Dataset]]:
-    from zoo.data import digits
+    from zoo.data import digits, hub, imagenet
 
-    return {"digits": digits.load}
+    found: dict[str, Callable[[str], Dataset]] = {"digits": digits.load}
+    for name in ("cifar10", "imagenet-compatible"):
+        found[name] = partial(hub.load, name)
+    for name in imagenet.VIEWS:
+        found[name] = partial(imagenet.load, name)
+    return found
