@@ -144,7 +144,7 @@ class Ensemble(_Group):
 
     "logits" is the mean of the logits; "softmax" the log of the mean probability, so that cross-entropy is taken of the
     mean probability. "logits-sum" and "double-softmax" (the sum of probabilities, used as if they were logits) are what
-    the released code of QAA computes. Features are the members' features, flattened and joined.
+    the released code of QAA computes. Features are those of every member.
     """
 
     def __init__(
@@ -157,10 +157,10 @@ class Ensemble(_Group):
         """Return the combined logits."""
         return self._combine([member(x) for member in self.members])
 
-    def features(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the combined logits and all members' features, (N, D)."""
+    def features(self, x: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Return the combined logits and all members' features."""
         pairs = [member.features(x) for member in self.members]
-        return self._combine([logits for logits, _ in pairs]), torch.cat([f.flatten(1) for _, f in pairs], dim=1)
+        return self._combine([logits for logits, _ in pairs]), tuple(f for _, features in pairs for f in features)
 
     def _combine(self, logits: list[Tensor]) -> Tensor:
         stacked = torch.stack(logits)
@@ -198,7 +198,7 @@ class Rotation(_Group):
         """Return the logits of the member whose turn it is."""
         return self._active(x)
 
-    def features(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def features(self, x: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Return logits and features of the member whose turn it is."""
         return self._active.features(x)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -42,7 +43,8 @@ class Attack:
 
     mean|d| is the papers' ||d||_1 up to the constant C*H*W, which cannot change a sign; it is what gives m the scale that
     the lookahead needs, and what the authors' code uses. `steps` None takes the suite's number; `step_size` is alpha as a
-    fraction of eps, None is 1 / steps.
+    fraction of eps, None is 1 / steps. `target` chooses labels to move towards when the caller gives none: the class that
+    the substitute finds least likely, or one of the others at random; None moves away from the true label.
     """
 
     loss: Loss = field(default_factory=CrossEntropy)
@@ -56,6 +58,7 @@ class Attack:
     steps: int | None = None
     step_size: float | None = None
     random_start: bool = False
+    target: Literal["least-likely", "random"] | None = None
     category: Category = field(default="gradient stabilisation", compare=False, repr=False)
     source: str = field(default="", compare=False, repr=False)
 
@@ -68,6 +71,8 @@ class Attack:
             raise UserError(f"steps of an attack must be at least 1, not {self.steps}")
         if self.step_size is not None and not self.step_size > 0:
             raise UserError(f"step_size is a positive fraction of eps, not {self.step_size}")
+        if self.target not in (None, "least-likely", "random"):
+            raise UserError(f"target of an attack is least-likely, random or null, not {self.target!r}")
         if self.decay < 0:
             raise UserError(f"decay (mu) of an attack must not be negative, not {self.decay}")
 
@@ -98,18 +103,32 @@ class Attack:
             chunk: images per forward pass, at most; None takes len(x). Memory follows it, results do not.
         """
         model = as_model(model)
-        _check(x, y, eps, steps, rng, target, chunk)
+        check(x, y, eps, steps, rng, target, chunk)
         batch = Batch(model, x.detach(), y, target, eps, self.steps or steps, rng.fresh(), pool, chunk or len(x))
         with ExitStack() as stack:
             if self.refine is not None:
                 for network in model.networks():
                     stack.enter_context(self.refine.applied(network))
             model.begin_batch()
+            if self.target is not None and target is None:
+                batch = replace(batch, target=self._choose(batch))
             objective = self.loss.prepare(batch)
             model.begin_batch()
             adv = self._iterate(batch, CopyGradient(batch, objective, self.transforms))
             model.begin_batch()
         return adv
+
+    def _choose(self, batch: Batch) -> Tensor:
+        """Return a label other than the true one for each image (N,)."""
+        batch.model.begin_iteration(0)
+        batch.model.begin_forward()
+        with torch.no_grad():
+            logits = torch.cat([batch.model(piece) for piece in torch.split(batch.x, batch.chunk)])
+        true = torch.zeros_like(logits, dtype=torch.bool).scatter(1, batch.y[:, None], True)
+        score = (
+            logits if self.target == "least-likely" else batch.rng.fresh("target").uniform(logits.shape[1:]).to(logits)
+        )
+        return score.masked_fill(true, float("inf")).argmin(1)
 
     def _iterate(self, batch: Batch, gradient: CopyGradient) -> Tensor:
         low, high = (batch.x - batch.eps).clamp(min=0), (batch.x + batch.eps).clamp(max=1)
@@ -148,14 +167,14 @@ class Attack:
         steps = self.steps or steps
         gradients = self.gradient.evaluations() + (self.variance.evaluations() if self.variance else 0)
         passes = steps * gradients * math.prod(transform.copies for transform in self.transforms)
-        return self.loss.cost(steps) + Cost(passes, passes)
+        return self.loss.cost(steps) + Cost(passes + (self.target is not None), passes)
 
     def but(self, **changes: object) -> Attack:
         """Return a copy with some parts replaced."""
         return replace(self, **changes)  # type: ignore[arg-type]
 
 
-def _check(x: Tensor, y: Tensor, eps: float, steps: int, rng: Rng, target: Tensor | None, chunk: int | None) -> None:
+def check(x: Tensor, y: Tensor, eps: float, steps: int, rng: Rng, target: Tensor | None, chunk: int | None) -> None:
     """Refuse inputs that the loop would misread."""
     if x.ndim != 4 or not x.is_floating_point() or not len(x):
         raise UserError(

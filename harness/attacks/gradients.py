@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from harness.attacks.parts import Batch, Objective, Step, Transform, per_image_mean_abs
+from harness.attacks.parts import Batch, Objective, Step, Transform, per_image_mean_abs, require
 
 
 class CopyGradient:
@@ -103,6 +103,10 @@ class EnhancedMomentum:
     samples: int = 11
     radius: float = 7.0
 
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        require(self.samples >= 1, "samples of emi is at least 1", self.samples)
+
     def __call__(self, step: Step) -> Tensor:
         """Return the gradient."""
         factors = torch.linspace(-self.radius, self.radius, self.samples, dtype=torch.float64).tolist()
@@ -128,6 +132,11 @@ class PenalizedGradientNorm:
     samples: int = 20
     zeta: float = 3.0
     delta: float = 0.5
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        require(self.samples >= 1, "samples of pgn is at least 1", self.samples)
+        require(0 <= self.delta <= 1, "delta of pgn balances two gradients and lies in [0, 1]", self.delta)
 
     def __call__(self, step: Step) -> Tensor:
         """Return the gradient."""
@@ -155,6 +164,11 @@ class Variance:
 
     samples: int = 20
     beta: float = 1.5
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        require(self.samples >= 1, "samples of variance tuning is at least 1", self.samples)
+        require(self.beta > 0, "beta of variance tuning is a positive multiple of eps", self.beta)
 
     def __call__(self, step: Step, gradient: Tensor) -> Tensor:
         """Return v (N, C, H, W), given the gradient g of this iteration."""

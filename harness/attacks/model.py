@@ -35,8 +35,12 @@ class Model(Protocol):
     def begin_forward(self) -> None:
         """Announce one forward pass of the published algorithm, however many chunks compute it."""
 
-    def features(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return (logits, output of the feature layer), both part of one graph; UserError when there is no such layer."""
+    def features(self, x: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Return (logits, outputs of the feature layers, one per network in use), all part of one graph.
+
+        Raises:
+            UserError: there is no such layer.
+        """
 
     def networks(self) -> tuple[nn.Module, ...]:
         """Return the networks inside, for attacks that refine the backward pass."""
@@ -65,8 +69,8 @@ class PlainModel:
     def begin_forward(self) -> None:
         """Do nothing."""
 
-    def features(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return (logits, output of the feature layer)."""
+    def features(self, x: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Return (logits, (output of the feature layer,))."""
         if self.feature_layer is None:
             raise UserError(
                 "this attack disrupts features, but the substitute names no feature layer; "
@@ -79,7 +83,7 @@ class PlainModel:
                 f"feature layer {self.feature_layer!r} ran {len(tapped)} times in one forward pass and must run once; "
                 "name a module that the network uses exactly once"
             )
-        return logits, tapped[0]
+        return logits, (tapped[0],)
 
     def networks(self) -> tuple[nn.Module, ...]:
         """Return the network."""

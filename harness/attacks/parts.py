@@ -12,8 +12,11 @@ from torch import Tensor
 from harness.attacks.model import Model
 from harness.attacks.pool import Pool
 from harness.attacks.rng import Rng
+from zoo.errors import UserError
 
-Category = Literal["gradient stabilisation", "input augmentation", "feature disruption", "substitute refinement"]
+Category = Literal[
+    "gradient stabilisation", "input augmentation", "feature disruption", "substitute refinement", "unclassified"
+]
 
 Objective = Callable[[Model, Tensor, Tensor], Tensor]
 """(model, z, rows) -> loss of each image of z (n,), to be maximised; rows (n,) are the images' positions in the batch."""
@@ -109,3 +112,9 @@ def per_image_mean_abs(tensor: Tensor) -> Tensor:
     """Return mean |t| of each image, (N, 1, 1, 1), never 0: the L1 norm up to the constant C*H*W."""
     size = tensor.abs().flatten(1).mean(1).clamp_min(torch.finfo(tensor.dtype).tiny)
     return size.reshape(-1, *[1] * (tensor.ndim - 1))
+
+
+def require(condition: bool, rule: str, value: object) -> None:
+    """Raise UserError, naming the rule and the value, unless the condition holds."""
+    if not condition:
+        raise UserError(f"{rule}, not {value!r}")

@@ -9,7 +9,9 @@ from typing import Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
+from harness.attacks import plugins
 from harness.attacks.attack import Attack
+from harness.attacks.compose import compose
 from harness.attacks.model import Model
 from harness.attacks.parts import Category, Cost
 from harness.attacks.pool import Pool
@@ -55,16 +57,17 @@ class Preset:
     name: str
     category: Category
     source: str
-    build: Callable[[], Attack]
+    build: Callable[[], AttackLike]
 
     @property
     def doc(self) -> str:
         """Published settings and deviations."""
         return " ".join((self.build.__doc__ or "").split())
 
-    def attack(self) -> Attack:
+    def attack(self) -> AttackLike:
         """Return the attack."""
-        return replace(self.build(), category=self.category, source=self.source)
+        attack = self.build()
+        return replace(attack, category=self.category, source=self.source) if isinstance(attack, Attack) else attack
 
 
 PRESETS: dict[str, Preset] = {}
@@ -88,12 +91,12 @@ def preset(
 
 
 def names() -> tuple[str, ...]:
-    """Return the ids of all presets, in the order of the families they belong to."""
-    return tuple(PRESETS)
+    """Return the ids of all presets, family by family, then those that installed packages offer."""
+    return (*PRESETS, *(name for name in plugins.installed() if name not in PRESETS))
 
 
 def info(name: str) -> Preset:
-    """Return the preset's record; an alias warns.
+    """Return the record of a preset, or of an attack of an installed package; an alias warns.
 
     Raises:
         UserError: there is no such attack.
@@ -101,18 +104,63 @@ def info(name: str) -> Preset:
     if name in ALIASES:
         warnings.warn(f"attack {name!r} is called {ALIASES[name]!r} now", DeprecationWarning, stacklevel=3)
         name = ALIASES[name]
-    if name not in PRESETS:
-        near = did_you_mean(name, [*PRESETS, *ALIASES])
-        raise UserError(f"unknown attack {name!r}{near} (harness attacks lists them)")
-    return PRESETS[name]
+    if name in PRESETS:
+        return PRESETS[name]
+    installed = plugins.installed()
+    if name not in installed:
+        near = did_you_mean(name, [*PRESETS, *ALIASES, *installed])
+        raise UserError(
+            f"unknown attack {name!r}{near} (harness attacks lists them; a file is given as path/to/attack.py:MyAttack)"
+        )
+    attack = plugins.from_entry_point(installed[name], {})
+
+    def build() -> AttackLike:
+        return attack
+
+    build.__doc__ = attack.call.__doc__ if isinstance(attack, plugins.Foreign) else None
+    return Preset(name, attack.category, attack.source, build)
 
 
 def get(spec: str | Mapping[str, object]) -> AttackLike:
-    """Return the attack that `spec` names.
+    """Return the attack that `spec` describes.
+
+    A string is the id of a preset or of an installed package's attack, `path/to/attack.py:MyAttack`, or
+    `torchattacks:NAME`. A mapping composes parts (`harness.attacks.compose`), or gives options to an attack from
+    elsewhere: `{use: "torchattacks:VMIFGSM", options: {N: 5}}`.
 
     Raises:
-        UserError: there is no such attack.
+        UserError: there is no such attack, or the mapping does not describe one.
     """
-    if not isinstance(spec, str):
-        raise UserError(f"an attack is given by its name, not by {spec!r}")
-    return info(spec).attack()
+    if isinstance(spec, str):
+        return _named(spec, {})
+    if not isinstance(spec, Mapping):
+        raise UserError(f"an attack is given by its name or by a mapping of its parts, not by {spec!r}")
+    if "use" not in spec:
+        return compose(spec, _resolve)
+    unknown = [str(key) for key in spec if key not in ("name", "use", "options")]
+    options = spec.get("options") or {}
+    if unknown or not isinstance(options, Mapping):
+        what = f"not {unknown[0]!r}" if unknown else f"options being a mapping, not {options!r}"
+        raise UserError(
+            f"attack {spec.get('name', spec['use'])}: beside `use` an attack takes only name and options, {what}"
+        )
+    return _named(str(spec["use"]), {str(key): value for key, value in options.items()})
+
+
+def _resolve(spec: object) -> object:
+    return get(spec)  # type: ignore[arg-type]
+
+
+def _named(name: str, options: Mapping[str, object]) -> AttackLike:
+    if name.startswith("torchattacks:"):
+        return plugins.from_torchattacks(name, options)
+    if ".py:" in name:
+        return plugins.from_file(name, options)
+    if name not in PRESETS and name not in ALIASES and name in plugins.installed():
+        return plugins.from_entry_point(plugins.installed()[name], options)
+    record = info(name)
+    if options:
+        raise UserError(
+            f"attack {name!r} is composed of parts; replace them by `base: {name}` and the parts, not by options"
+        )
+    return record.attack()

@@ -27,9 +27,12 @@ class Rng:
         self.indices = tuple(int(index) for index in indices)
         self.device = torch.device(device)
         self.stream = stream
-        self._generators = [
-            torch.Generator(self.device).manual_seed(_seed_of(seed, index, stream)) for index in self.indices
-        ]
+        self._generators = [torch.Generator(self.device).manual_seed(each) for each in self.seeds]
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """One seed per image, for code that can only be seeded by a number."""
+        return tuple(_seed_of(self.seed, index, self.stream) for index in self.indices)
 
     def __len__(self) -> int:
         return len(self.indices)

@@ -6,26 +6,14 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
+from harness.attacks.autograd import scale_gradient
+from harness.attacks.parts import require
 from zoo.errors import UserError
 
 _SHORTCUTS = ("downsample", "shortcut", "drop_path")
 _ENTRIES = ("conv1", "conv_pw", "conv_dw")
-
-
-class _Scale(torch.autograd.Function):
-    """Identity whose gradient is multiplied by gamma."""
-
-    @staticmethod
-    def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor, gamma: float) -> Tensor:
-        ctx.gamma = gamma  # type: ignore[attr-defined]
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx: torch.autograd.function.FunctionCtx, *grads: Tensor) -> tuple[Tensor, None]:
-        return grads[0] * ctx.gamma, None  # type: ignore[attr-defined]
 
 
 @dataclass(frozen=True)
@@ -43,6 +31,10 @@ class SkipGradient:
     gamma: float = 0.2
     branches: tuple[str, ...] | None = None
 
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        require(0 <= self.gamma <= 1, "gamma of sgm decays a gradient and lies in [0, 1]", self.gamma)
+
     @contextmanager
     def applied(self, network: nn.Module) -> Iterator[None]:
         """Apply the rule to `network` within the context.
@@ -58,7 +50,7 @@ class SkipGradient:
             yield
 
     def _scale_input(self, _module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return (_Scale.apply(args[0], self.gamma), *args[1:])  # type: ignore[no-untyped-call]
+        return (scale_gradient(args[0], self.gamma), *args[1:])
 
     def _entries(self, network: nn.Module) -> list[nn.Module]:
         modules = dict(network.named_modules())

@@ -12,7 +12,7 @@ from zoo.quant import calibrate, quantize, reestimate_batchnorm
 
 CLASSES = 5
 EPS = 16 / 255
-STEPS = 3
+STEPS = 2
 
 
 class Block(nn.Module):

@@ -160,10 +160,10 @@ def test_unknown_attacks_and_aliases() -> None:
 
 def test_feature_layers() -> None:
     module, (x, _) = net().requires_grad_(False), images()
-    logits, feature = as_model(module, "layer1").features(x)
+    logits, (feature,) = as_model(module, "layer1").features(x)
     assert feature.shape == (3, 8, 16, 16) and feature.is_leaf and feature.requires_grad
     assert torch.equal(logits, module(x)) and not module.layer1._forward_hooks
-    before_relu = as_model(module, "down").features(x)[1]
+    before_relu = as_model(module, "down").features(x)[1][0]
     assert before_relu.min() < 0, "an in-place ReLU behind the layer must not overwrite what was tapped"
     for layer, words in (("layer9", "did you mean"), (None, "names no feature layer")):
         with pytest.raises(UserError, match=words):

@@ -1,0 +1,128 @@
+"""Run the attacks of the package torchattacks unchanged."""
+
+from __future__ import annotations
+
+import inspect
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from harness.attacks.model import Model
+from harness.attacks.rng import Rng
+from zoo.errors import UserError, did_you_mean
+
+
+def _package() -> ModuleType:
+    try:
+        import torchattacks
+    except ImportError as error:
+        raise UserError(
+            "this attack needs the package torchattacks: pip install 'qnn-transfer-zoo[torchattacks]'"
+        ) from error
+    package: ModuleType = torchattacks
+    return package
+
+
+def version() -> str:
+    """Return the installed version.
+
+    Raises:
+        UserError: torchattacks is not installed.
+    """
+    return f"torchattacks {_package().__version__}"
+
+
+class _Network(nn.Module):
+    """A substitute in the form of a network. Each `forwards`-th forward pass is one iteration of its schedule."""
+
+    def __init__(self, model: Model, forwards: int) -> None:
+        super().__init__()
+        self.inner = nn.ModuleList(model.networks())
+        self._model = (model,)
+        self._forwards = forwards
+        self._count = 0
+        self.eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the logits in the state of this pass."""
+        model = self._model[0]
+        model.begin_iteration(self._count // self._forwards)
+        model.begin_forward()
+        self._count += 1
+        return model(x)
+
+
+@dataclass(frozen=True)
+class TorchAttack:
+    """`torchattacks.NAME(model, **options)`, with eps, steps and the step size eps / steps where it takes them.
+
+    It draws from global generators and shares draws within a batch, so each image runs alone, with all generators seeded
+    by the image and restored afterwards. Options win over the suite's budget, except eps. The option `forwards` says how
+    many forward passes make one iteration for a substitute that alternates (1 by default; VMI makes N + 1).
+    """
+
+    name: str
+    options: tuple[tuple[str, object], ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse names that torchattacks does not have."""
+        known = [n for n, each in vars(_package()).items() if isinstance(each, type) and hasattr(each, "forward")]
+        if self.name not in known:
+            raise UserError(f"torchattacks has no attack {self.name!r}{did_you_mean(self.name, known)}")
+
+    @property
+    def source(self) -> str:
+        """Package and class."""
+        return f"{version()}, {self.name}"
+
+    def __call__(
+        self, model: Model, x: Tensor, y: Tensor, *, eps: float, steps: int, rng: Rng, target: Tensor | None = None
+    ) -> Tensor:
+        """Return the adversarial images, one at a time."""
+        images = []
+        for n, seed in enumerate(rng.seeds):
+            model.begin_batch()
+            with _seeded(seed, x.device):
+                attack = self._make(model, eps, steps)
+                if target is not None:
+                    attack.set_mode_targeted_by_label(quiet=True)
+                images.append(attack(x[n : n + 1], (y if target is None else target)[n : n + 1]).detach())
+        return torch.cat(images)
+
+    def _make(self, model: Model, eps: float, steps: int) -> Any:
+        kind = getattr(_package(), self.name)
+        options = dict(self.options)
+        forwards = options.pop("forwards", 1)
+        if not isinstance(forwards, int) or forwards < 1:
+            raise UserError(f"torchattacks:{self.name}: forwards is a number of passes of at least 1, not {forwards!r}")
+        taken = inspect.signature(kind).parameters
+        unknown = [key for key in options if key not in taken or key == "model"]
+        if unknown:
+            near = did_you_mean(unknown[0], taken)
+            raise UserError(f"torchattacks:{self.name} has no option {unknown[0]!r}{near}; it has {', '.join(taken)}")
+        budget = {"eps": eps, "steps": steps, "alpha": eps / float(str(options.get("steps", steps)))}
+        suite = {key: value for key, value in budget.items() if key in taken and (key == "eps" or key not in options)}
+        return kind(_Network(model, forwards), **{**options, **suite})
+
+
+@contextmanager
+def _seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Seed every global generator within the context and restore them all."""
+    import numpy as np
+
+    state, legacy = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        try:
+            random.seed(seed)
+            np.random.seed(seed % 2**32)
+            torch.manual_seed(seed)
+            yield
+        finally:
+            random.setstate(state)
+            np.random.set_state(legacy)

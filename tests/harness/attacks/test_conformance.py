@@ -1,0 +1,180 @@
+"""What every attack must hold, on every kind of substitute."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from harness.attacks import Attack, Rng, get, info, names
+from harness.attacks.registry import PRESETS
+from harness.substitute import Crafter
+from tests.harness.attacks.nets import EPS, STEPS, SUBSTITUTES, images, pool, substitute
+
+TARGETED = {name for name in PRESETS if get(name).target is not None}  # type: ignore[attr-defined]
+
+
+class _Mark(torch.autograd.Function):
+    """Identity that notes when a backward pass comes through."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, done: set[int], token: int) -> Tensor:
+        ctx.done, ctx.token = done, token
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        ctx.done.add(ctx.token)
+        return grads[0], None, None
+
+
+class Counted:
+    """A substitute that counts the images that pass forwards and backwards through it."""
+
+    def __init__(self, inner: Crafter) -> None:
+        self.inner = inner
+        self.per_forward = inner.per_forward
+        self.sizes: list[int] = []
+        self.returned: set[int] = set()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
+
+    def _mark(self, tensor: Tensor) -> Tensor:
+        marked: Tensor = _Mark.apply(tensor, self.returned, len(self.sizes) - 1)  # type: ignore[no-untyped-call]
+        return marked
+
+    def __call__(self, x: Tensor) -> Tensor:
+        self.sizes.append(len(x))
+        return self._mark(self.inner(self._mark(x)))
+
+    def features(self, x: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        self.sizes.append(len(x))
+        logits, features = self.inner.features(self._mark(x) if x.requires_grad else x)
+        return self._mark(logits), features
+
+    def cost(self, count: int) -> tuple[float, float]:
+        return sum(self.sizes) / count, sum(self.sizes[token] for token in self.returned) / count
+
+
+def short(name: str) -> Attack:
+    """Return the preset with few steps; everything else as published."""
+    attack = get(name)
+    assert isinstance(attack, Attack)
+    return attack.but(steps=STEPS) if (attack.steps or 1) > 1 else attack
+
+
+def state_of(crafter: Crafter) -> list[object]:
+    state: list[object] = []
+    for network in crafter.networks():
+        for name, part in network.named_modules():
+            hooks = [len(part._forward_hooks), len(part._forward_pre_hooks), len(part._backward_hooks)]
+            state.append((name, part.training, getattr(part, "enabled", None), hooks))
+        state += [(name, p.requires_grad, p.grad is None) for name, p in network.named_parameters()]
+        state += [(name, tensor.double().sum().item()) for name, tensor in network.state_dict().items()]
+    return state
+
+
+@contextmanager
+def untouched(crafter: Crafter) -> Iterator[None]:
+    before = state_of(crafter)
+    yield
+    assert state_of(crafter) == before
+
+
+def same(a: Tensor, b: Tensor) -> bool:
+    """Equal but for a few pixels, whose gradient may be zero up to the order of a sum."""
+    return ((a - b).abs() > 1e-9).double().mean().item() < 1e-3
+
+
+@pytest.mark.parametrize("kind", SUBSTITUTES)
+@pytest.mark.parametrize("name", PRESETS)
+def test_attack_conforms(name: str, kind: str) -> None:
+    attack, crafter = short(name), substitute(kind)
+    x, y = images()
+    target = (y + 1) % 5 if name in TARGETED else None
+
+    def run(model: Crafter | Counted, rows: list[int], chunk: int | None = None) -> Tensor:
+        return attack(
+            model,  # type: ignore[arg-type]
+            x[rows],
+            y[rows],
+            eps=EPS,
+            steps=STEPS,
+            rng=Rng(0, rows),
+            pool=pool(),
+            target=None if target is None else target[rows],
+            chunk=chunk,
+        )
+
+    with untouched(crafter), crafter.session():
+        counted = Counted(crafter)
+        with untouched(crafter):
+            adv = run(counted, [0, 1, 2])
+        assert torch.equal(run(crafter, [0, 1, 2]), adv), "same seed, same image"
+        assert same(run(crafter, [2, 0], chunk=3), adv[[2, 0]]), "batch-mates, order and chunks do not matter"
+        crafter.begin_batch()
+        with torch.no_grad():
+            labels = y if target is None else target
+            before, after = (F.cross_entropy(crafter(z), labels).item() for z in (x, adv))
+        assert (after > before) if target is None else (after < before)
+
+    level = ((adv * 255).round() - (x * 255).round()).abs().max().item()
+    assert level == 16 if attack.step_size is None else 0 < level <= 16
+    assert torch.isfinite(adv).all() and adv.min() >= 0 and adv.max() <= 1 and not adv.requires_grad
+    declared = attack.cost(STEPS)
+    chosen = attack.target is not None  # the forward pass that chooses a target was spared: it was given
+    assert counted.cost(3) == (declared.forwards - chosen, declared.backwards)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_seeds_matter_where_there_is_randomness(name: str) -> None:
+    attack = short(name)
+    random = bool(
+        attack.random_start
+        or attack.variance
+        or attack.target == "random"
+        or any(type(part).__name__ != "ScaleInvariant" for part in attack.transforms)
+        or type(attack.loss).__name__ in ("FeatureImportance", "RandomPatch")
+        or type(attack.gradient).__name__ == "PenalizedGradientNorm"
+    )
+    x, y = images()
+    crafter = substitute("plain")
+    made = [attack(crafter, x, y, eps=EPS, steps=2, rng=Rng(seed, range(3)), pool=pool()) for seed in (0, 1)]
+    assert torch.equal(made[0], made[1]) != random
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_say_what_they_are(name: str) -> None:
+    record = info(name)
+    attack = record.attack()
+    assert attack.category == record.category and attack.category != "unclassified" and attack.source == record.source
+    assert len(record.doc) > 5 and record.doc.endswith(".") and record.source
+    assert attack == get(name) and hash(attack) == hash(get(name)) and name in names()
+
+
+@pytest.mark.parametrize("name", ["mim", "cim", "ssa", "fia", "rpa", "admix"])
+def test_float32_in_fixed_blocks(name: str) -> None:
+    """What the harness does: padded blocks of one size, in float32, where a kernel's batch size could decide."""
+    from tests.harness.attacks.nets import net
+
+    model = net(dtype=torch.float32)
+    x, y = images(8, torch.float32)
+    attack = short(name)
+
+    def block(rows: list[int]) -> Tensor:
+        return attack(model_of(model), x[rows], y[rows], eps=EPS, steps=2, rng=Rng(0, rows), pool=pool())
+
+    whole = block(list(range(4)))
+    assert torch.equal(block([1, 0, 7, 7])[:2], whole[[1, 0]])
+
+
+def model_of(module: nn.Module) -> Any:
+    from harness.attacks import as_model
+
+    return as_model(module, "layer1")
