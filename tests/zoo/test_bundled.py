@@ -1,0 +1,74 @@
+"""The weights that ship: as small, as accurate and as reproducible as the registry says."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+
+import zoo
+from zoo.build import load_entry
+from zoo.data import load as load_data
+from zoo.entry import ModelEntry
+from zoo.evaluate import predictions
+from zoo.quant import is_quantized, read_metadata, states
+from zoo.recipes import build, build_order, needs
+from zoo.registry import load as load_registry
+
+REGISTRY = load_registry()
+DIGITS = REGISTRY.match(["digits-*"])
+FOLDER = Path(zoo.__file__).parent / "bundled"
+
+
+def bundled(entry: ModelEntry) -> Path:
+    assert entry.weights is not None and entry.weights.bundled is not None
+    return FOLDER / entry.weights.bundled
+
+
+@pytest.mark.parametrize("entry", DIGITS, ids=lambda entry: entry.name)
+def test_each_file_is_what_the_registry_says(entry: ModelEntry) -> None:
+    data = bundled(entry).read_bytes()
+    assert entry.weights is not None and entry.clean_accuracy is not None and entry.recipe is not None
+    assert entry.weights.size == len(data) and entry.weights.sha256 == hashlib.sha256(data).hexdigest()
+    log = json.loads(read_metadata(bundled(entry))["log"])
+    recipe = json.loads(json.dumps(entry.recipe.model_dump(mode="json", exclude={"cost"}, exclude_none=True)))
+    assert log["recipe"] == recipe, "the file was made by another recipe than the registry's"
+    test = load_data("digits", "test")
+    model = load_entry(entry, bundled(entry))
+    top1 = 100 * float((predictions(model, test.images) == test.labels).double().mean())
+    assert top1 == pytest.approx(entry.clean_accuracy.top1, abs=0.21), "one image may differ between machines"
+
+
+def test_the_files_together_fit_in_three_megabytes_and_none_is_left_over() -> None:
+    files = {path.name for path in FOLDER.glob("*.safetensors")}
+    assert files == {bundled(entry).name for entry in DIGITS}
+    assert sum((FOLDER / name).stat().st_size for name in files) <= 3_000_000
+
+
+def test_only_nets_that_others_start_from_keep_latent_weights() -> None:
+    started = {name for entry in DIGITS for name in needs(entry)}
+    for entry in DIGITS:
+        model = load_entry(entry, bundled(entry))
+        if is_quantized(model):
+            assert ("fp" in states(model)) == (entry.name in started), entry.name
+
+
+def test_all_can_be_built_from_nothing_in_an_order_that_serves_their_starts() -> None:
+    names = [entry.name for entry in build_order(DIGITS, REGISTRY, lambda entry: False)]
+    assert sorted(names) == sorted(entry.name for entry in DIGITS)
+    assert all(names.index(start) < names.index(entry.name) for entry in DIGITS for start in needs(entry))
+
+
+def test_rebuilding_gives_an_equal_net(tmp_path: Path) -> None:
+    entry = REGISTRY["digits-vgg-2bit-qaa"]
+    report = build(
+        entry,
+        resolve=lambda name: load_entry(REGISTRY[name], bundled(REGISTRY[name])),
+        data_train=load_data("digits", "train"),
+        data_test=load_data("digits", "test"),
+        out=tmp_path / "again.safetensors",
+    )
+    assert entry.clean_accuracy is not None and report.size == entry.weights.size  # type: ignore[union-attr]
+    assert report.top1 == pytest.approx(entry.clean_accuracy.top1, abs=1)
