@@ -84,8 +84,11 @@ def load_entry(entry: ModelEntry, path: Path | None = None) -> InputWrapper:
 
 
 def load_weights(net: nn.Module, path: Path, keymap: str | None = None) -> Mapping[str, str]:
-    """Load a file of ours, a plain safetensors file, or a foreign one through its key map; return its metadata."""
-    from zoo.quant.save import load_into
+    """Load a file of ours, a plain safetensors file, or a foreign one through its key map; return its metadata.
+
+    Of a file of snapshots the last one is loaded; `zoo.snapshots.Snapshots` gives them all.
+    """
+    from zoo.quant.save import load_into, read_metadata
 
     if keymap is not None:
         from zoo.checkpoints import read_foreign
@@ -93,6 +96,12 @@ def load_weights(net: nn.Module, path: Path, keymap: str | None = None) -> Mappi
         load_strictly(net, read_foreign(path, keymap), path)
         return {}
     if _is_ours(path):
+        meta = read_metadata(path)
+        if "snapshots" in meta:
+            from zoo.snapshots import Snapshots
+
+            load_strictly(net, Snapshots(path)[-1], path)
+            return meta
         return load_into(net, path)
     from safetensors import SafetensorError
     from safetensors.torch import load_file

@@ -20,8 +20,9 @@ from zoo.entry import ModelEntry, State
 from zoo.evaluate import predictions
 from zoo.recipes.adversarial import Adversary
 from zoo.recipes.checkpoint import Checkpoint
+from zoo.recipes.lgv import Collector
 from zoo.recipes.order import needs
-from zoo.recipes.plan import AdversarialOptions, Plan, plan
+from zoo.recipes.plan import AdversarialOptions, LgvOptions, Plan, plan
 from zoo.recipes.runtime import Runtime, runtime
 from zoo.recipes.seeds import reproducible
 from zoo.recipes.start import begin
@@ -84,20 +85,38 @@ def build(
     with reproducible(settings.seed, place.device, settings.options.threads):
         fit = _prepare(entry, settings, resolve, data_train, place, checkpoint)
         fit.label = entry.name if progress else ""
-        fit.run()
-        accuracies = _accuracies(fit.model, data_test, place.device, settings.states)
-    log = _log(entry, fit, data_train, data_test, accuracies)
-    seconds = round(time.perf_counter() - began, 1)
-    if place.main:
-        packed = entry.quant is not None and not settings.options.latent
-        quant.save(fit.model.net, out, packed=packed, extra={"log": json.dumps(log, sort_keys=True)})
-        _write_sidecar(out, {"seconds": seconds, "device": str(place.device), "processes": place.world, **log})
-        if fit.checkpoint is not None:
-            fit.checkpoint.remove()
+        collector = None
+        if isinstance(settings.options, LgvOptions):
+            collector = Collector(fit, settings.options, out, checkpoint)
+            fit.after_step = collector.after_step
+        try:
+            fit.run()
+            accuracies = _accuracies(fit.model, data_test, place.device, settings.states)
+            log = _log(entry, fit, data_train, data_test, accuracies)
+            seconds = round(time.perf_counter() - began, 1)
+            if place.main:
+                _store(entry, fit, collector, out, log)
+                _write_sidecar(out, {"seconds": seconds, "device": str(place.device), "processes": place.world, **log})
+        finally:
+            if collector is not None and checkpoint is None:
+                collector.discard()
     place.wait()
-    data = out.read_bytes()
-    top1 = accuracies["wa" if entry.quant else "fp"]
-    return BuildReport(entry.name, out, hashlib.sha256(data).hexdigest(), len(data), top1, accuracies, seconds, log)
+    with out.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    top1 = accuracies["wa" if "wa" in accuracies else "fp"]
+    return BuildReport(entry.name, out, sha256, out.stat().st_size, top1, accuracies, seconds, log)
+
+
+def _store(entry: ModelEntry, fit: Fit, collector: Collector | None, out: Path, log: dict[str, Any]) -> None:
+    """Write the weights, and remove what an unfinished training kept."""
+    extra = {"log": json.dumps(log, sort_keys=True)}
+    if collector is not None:
+        collector.finish(out, extra)
+    else:
+        packed = quant.is_quantized(fit.model.net) and not fit.plan.options.latent
+        quant.save(fit.model.net, out, packed=packed, extra=extra)
+    if fit.checkpoint is not None:
+        fit.checkpoint.remove()
 
 
 def _prepare(
