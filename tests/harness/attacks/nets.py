@@ -12,7 +12,6 @@ from zoo.quant import calibrate, quantize, reestimate_batchnorm
 
 CLASSES = 5
 EPS = 16 / 255
-STEPS = 2
 
 
 class Block(nn.Module):
