@@ -1,0 +1,269 @@
+"""The trusted side of the sandbox: starts it, hands it images and a substitute, and trusts nothing that comes back."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import selectors
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import IO, TYPE_CHECKING, Any
+
+from harness.sandbox import backends, frames, seccomp
+from harness.sandbox.backends import Choice
+from harness.sandbox.world import SCRATCH, describe
+from zoo.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from zoo.entry import ModelEntry
+
+START_SECONDS = 180.0
+GRACE_SECONDS = 30.0
+
+
+class SubmissionError(UserError):
+    """Submitted code did what it must not, or failed; the message names it and says how."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a block of submitted code may use."""
+
+    seconds: float = 600.0
+    memory: int = 4 * 2**30
+    """Bytes beyond what the loaded libraries and the substitute take."""
+    file: int = 16 * 2**20
+    scratch: int = 64 * 2**20
+
+
+@dataclass(frozen=True)
+class Crafted:
+    """What one block came back as: bytes of a safetensors file, not looked at yet."""
+
+    data: bytes
+    forwards: int
+    backwards: int
+    seconds: float
+    log: str
+
+
+@dataclass
+class Sandbox:
+    """A walled-in process that crafts blocks with submitted code; a context manager.
+
+    Raises (on entry):
+        UserError: the chosen isolation does not work on this machine.
+    """
+
+    choice: Choice = "auto"
+    limits: Limits = field(default_factory=Limits)
+    isolation: str = ""
+    """Which walls stand, once started."""
+
+    def __enter__(self) -> Sandbox:
+        tried = []
+        for choice in backends.order() if self.choice == "auto" else (self.choice,):
+            try:
+                self._start(choice)
+            except UserError as error:
+                self.close()
+                tried.append(f"{choice}: {error}")
+            else:
+                self.isolation = f"{choice} ({', '.join(backends.walls(choice))})"
+                return self
+        reasons = "; ".join(tried) or "only Linux offers it"
+        raise UserError(
+            f"no isolation for submitted code works here ({reasons}). Install bubblewrap, allow user namespaces, or use "
+            "--sandbox docker; --sandbox none runs the code as you, and every row says so"
+        )
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _start(self, choice: Choice) -> None:
+        self._folder = Path(tempfile.mkdtemp(prefix="sandbox-"))
+        self._process: subprocess.Popen[bytes] | None = None
+        self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
+        stage = self._folder / "package"
+        stage.mkdir()
+        world = describe(stage)
+        bare = choice == "none"
+        if bare:
+            (self._folder / "scratch").mkdir()
+        config = {
+            "path": (str(stage), *world.path[1:]) if bare else world.path,
+            "forbidden": [
+                p for p in world.forbidden if choice != "docker" or p != "/proc/1"
+            ],  # a container has its own
+            "scratch": str(self._folder / "scratch") if bare else SCRATCH,
+            "walls": [] if bare else ["seccomp"],
+        }
+        total = self.limits.memory + self.limits.scratch + 4 * 2**30
+        begin = backends.start(choice, world, self._folder, self.limits.scratch, total, json.dumps(config))
+        try:
+            self._process = subprocess.Popen(
+                begin.command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._errors,
+                env=begin.environment,
+                cwd=begin.folder,
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise UserError(f"{begin.command[0]} does not start ({error.strerror})") from error
+        hello, _ = self._receive(START_SECONDS, 0)
+        if hello.get("holes"):
+            raise UserError(f"its walls have holes: {'; '.join(map(str, hello['holes']))}")
+
+    def close(self) -> None:
+        """End the process and remove what was made for it."""
+        process = getattr(self, "_process", None)
+        if process is not None:
+            for pipe in (process.stdin, process.stdout):
+                with contextlib.suppress(OSError):
+                    pipe.close()
+            try:
+                process.wait(2)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+            self._process = None
+        if getattr(self, "_folder", None) is not None:
+            self._errors.close()
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+    def data(self, images: Tensor, labels: Tensor) -> None:
+        """Hand over all images of the suite, uint8 (N, C, H, W), with their labels."""
+        from safetensors.torch import save
+
+        self._ask({"do": "data"}, save({"images": images.contiguous(), "labels": labels.contiguous()}))
+
+    def substitute(
+        self,
+        entries: Sequence[ModelEntry],
+        files: Sequence[Path],
+        states: Sequence[str] | None = None,
+        every: str | None = None,
+        ensemble: str | None = None,
+    ) -> None:
+        """Hand over a substitute: what the registry says of its models, and the bytes of their weights."""
+        bodies = [file.read_bytes() for file in files]
+        head = {
+            "do": "substitute",
+            "entries": [entry.model_dump(mode="json") for entry in entries],
+            "sizes": [len(body) for body in bodies],
+            "suffix": files[0].suffix,
+            "states": states,
+            "every": every,
+            "ensemble": ensemble,
+        }
+        self._ask(head, b"".join(bodies))
+
+    def craft(
+        self,
+        files: Mapping[str, str],
+        settings: Mapping[str, Any],
+        *,
+        eps: float,
+        steps: int,
+        seed: int,
+        indices: Sequence[int],
+        image_bytes: int,
+    ) -> Crafted:
+        """Let submitted code craft the images of `indices`; `image_bytes` is how large one may be as float32.
+
+        Raises:
+            SubmissionError: it failed, or broke a limit.
+        """
+        result = 2 * image_bytes * len(indices) + 4096
+        limits = {
+            "seconds": self.limits.seconds,
+            "memory": self.limits.memory,
+            "file": self.limits.file,
+            "result": result,
+            "seccomp": seccomp.supported(),
+        }
+        request = {"do": "craft", "files": dict(files), "settings": dict(settings), "limits": limits}
+        began = time.perf_counter()
+        head, body = self._ask(
+            {**request, "eps": eps, "steps": steps, "seed": seed, "indices": list(indices)},
+            seconds=self.limits.seconds + GRACE_SECONDS,
+            max_body=result,
+        )
+        log = printable(str(head.get("log", "")))
+        if "error" in head:
+            tail = f"; it printed: {log[-300:]}" if log.strip() else ""
+            raise SubmissionError(f"{printable(str(head['error']))[:600]}{tail}")
+        costs = [head.get(key) for key in ("forwards", "backwards")]
+        if not all(isinstance(c, int) and 0 <= c < 2**31 for c in costs):
+            raise SubmissionError("it returned a malformed count of its passes")
+        return Crafted(body, int(costs[0] or 0), int(costs[1] or 0), time.perf_counter() - began, log)
+
+    def _ask(
+        self, head: dict[str, Any], body: bytes = b"", seconds: float = START_SECONDS, max_body: int = 0
+    ) -> tuple[dict[str, Any], bytes]:
+        process = self._process
+        if process is None or process.stdin is None:
+            raise UserError("the sandbox is not running; use it in a with statement")
+        try:
+            process.stdin.write(frames.encode(head, body))
+            process.stdin.flush()
+        except OSError as error:
+            raise SubmissionError(self._ended()) from error
+        answer, data = self._receive(seconds, max_body)
+        if answer.get("internal"):
+            raise UserError(f"the sandbox could not do its part: {printable(str(answer.get('error')))[:600]}")
+        return answer, data
+
+    def _receive(self, seconds: float, max_body: int) -> tuple[dict[str, Any], bytes]:
+        deadline = time.monotonic() + seconds
+        try:
+            head, body = frames.lengths(self._read(frames.HEAD.size, deadline), max_body)
+            return frames.decode_head(self._read(head, deadline)), self._read(body, deadline)
+        except frames.FrameError as error:
+            raise SubmissionError(f"it sent {error}") from error
+
+    def _read(self, count: int, deadline: float) -> bytes:
+        """Read exactly `count` bytes of the process's answer before the deadline."""
+        assert self._process is not None and self._process.stdout is not None
+        descriptor = self._process.stdout.fileno()
+        parts = bytearray()
+        with selectors.DefaultSelector() as selector:
+            selector.register(descriptor, selectors.EVENT_READ)
+            while len(parts) < count:
+                left = deadline - time.monotonic()
+                if left <= 0 or not selector.select(left):
+                    self._process.kill()
+                    raise SubmissionError("the sandbox did not answer in time")
+                chunk = os.read(descriptor, min(1 << 20, count - len(parts)))
+                if not chunk:
+                    raise SubmissionError(self._ended())
+                parts += chunk
+        return bytes(parts)
+
+    def _ended(self) -> str:
+        """Say how the process ended, with the last line it wrote."""
+        assert self._process is not None
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(2)
+        self._errors.seek(max(0, self._errors.seek(0, os.SEEK_END) - 2000))
+        lines = [line for line in self._errors.read().decode(errors="replace").splitlines() if line.strip()]
+        last = f": {printable(lines[-1])[:300]}" if lines else ""
+        return f"the sandbox ended (status {self._process.returncode}){last}"
+
+
+def printable(text: str) -> str:
+    """Return text without what could steer a terminal or hide in a table."""
+    return "".join(c if c.isprintable() and ord(c) < 0x2000 else " " for c in text)

@@ -1,0 +1,225 @@
+"""Inside the sandbox: what is loaded before the fork, and the fork that locks itself in and runs submitted code."""
+
+from __future__ import annotations
+
+import importlib
+import io
+import json
+import mmap
+import os
+import random
+import resource
+import sys
+import tokenize
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from harness.sandbox import frames, seccomp
+
+if TYPE_CHECKING:
+    from harness.substitute import Crafter
+
+FOLDER = "submission"
+_PAGE = 4096
+
+
+class RuleError(Exception):
+    """The submitted code broke a rule that is checked right here, to tell its author early."""
+
+
+class Shop:
+    """Images and substitute, loaded once; each fork inherits them."""
+
+    def __init__(self) -> None:
+        torch.set_num_threads(1)
+        importlib.import_module("harness.attacks")
+        self.images = torch.zeros(0)
+        self.labels = torch.zeros(0)
+        self.substitute: Crafter | None = None
+
+    def receive(self, head: dict[str, Any], body: bytes) -> None:
+        """Load what a request brings: the suite's images, or a substitute."""
+        from safetensors.torch import load
+
+        if head["do"] == "data":
+            tensors = load(body)
+            self.images, self.labels = tensors["images"], tensors["labels"]
+        elif head["do"] == "substitute":
+            self.substitute = None
+            self.substitute = build(head, body)
+        else:
+            raise ValueError(f"unknown request {head['do']!r}")
+
+    def work(self, head: dict[str, Any], result: int, log: int, scratch: Path) -> None:
+        """Craft one block and write one message to `result`. Runs in a fork and never returns to the server's loop."""
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        os.dup2(result, 3)
+        os.closerange(4, 4096)
+        sys.stdout = io.TextIOWrapper(os.fdopen(1, "wb", 0, closefd=False), "utf-8", "replace", write_through=True)
+        sys.stderr = io.TextIOWrapper(os.fdopen(2, "wb", 0, closefd=False), "utf-8", "replace", write_through=True)
+        try:
+            message = self._craft(head, scratch)
+        except MemoryError:
+            message = frames.encode({"error": f"it asked for more memory than {head['limits']['memory'] // 2**20} MB"})
+        except RuleError as error:
+            message = frames.encode({"error": str(error)})
+        except BaseException as error:  # whatever it raised is its answer, SystemExit included
+            message = frames.encode({"error": _describe(error, head["limits"]["memory"])})
+        view = memoryview(message)
+        while view:
+            view = view[os.write(3, view) :]
+
+    def _craft(self, head: dict[str, Any], scratch: Path) -> bytes:
+        from safetensors.torch import save
+
+        from harness.attacks import Images, Rng
+
+        folder = scratch / FOLDER
+        folder.mkdir()
+        for name, text in head["files"].items():
+            (folder / name).write_text(text, encoding="utf-8")
+        os.chdir(scratch)
+        lock(head["limits"])
+        seed_everything(head["seed"], head["indices"][0])
+        sys.path.insert(0, str(folder))
+        attack = getattr(importlib.import_module("attack"), "attack", None)
+        if not callable(attack):
+            raise RuleError("attack.py defines no function `attack`")
+        index = torch.tensor(head["indices"])
+        x, y = self.images[index].float() / 255, self.labels[index]
+        model = self.substitute
+        if model is None:
+            raise ValueError("no substitute was sent")
+        pool = Images(self.images, self.labels)
+        with model.session(), audited(model) as counts:
+            adv = attack(
+                model, x.clone(), y.clone(), eps=head["eps"], steps=head["steps"], rng=Rng(head["seed"], head["indices"], "cpu"),
+                pool=pool, **head["settings"],
+            )  # fmt: skip
+        if not isinstance(adv, Tensor):
+            raise RuleError(f"attack() returned {type(adv).__name__}, not a tensor of images")
+        images = adv.detach().contiguous()
+        costs = {key: -(-value // len(index)) for key, value in counts.items()}
+        return frames.encode(costs, save({"images": images}))
+
+
+def lock(limits: dict[str, Any]) -> None:
+    """Limit this process and put it under the filter of system calls; nothing of it can be undone."""
+    memory = address_space() + limits["memory"]
+    for kind, value in (
+        (resource.RLIMIT_AS, memory),
+        (resource.RLIMIT_CPU, int(limits["seconds"]) + 1),
+        (resource.RLIMIT_FSIZE, limits["file"]),
+        (resource.RLIMIT_NOFILE, 64),
+        (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_NPROC, 0),
+    ):
+        resource.setrlimit(kind, (value, value))
+    if limits["seccomp"]:
+        seccomp.install()
+
+
+def address_space() -> int:
+    """Return the size of this process's address space in bytes, found by trying limits: there is no /proc to ask."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    low, high = 0, 1 << 46
+    while high - low > 2**20:
+        middle = (low + high) // 2
+        try:
+            resource.setrlimit(resource.RLIMIT_AS, (middle, hard))
+            mmap.mmap(-1, _PAGE).close()
+            high = middle
+        except (OSError, ValueError, MemoryError):
+            low = middle
+    resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+    return high
+
+
+def seed_everything(seed: int, index: int) -> None:
+    """Seed the global generators, for attacks that draw from them, by the suite's seed and the block's first image."""
+    value = (seed * 1_000_003 + index) % 2**32
+    torch.manual_seed(value)
+    random.seed(value)
+    if "numpy" in sys.modules:
+        sys.modules["numpy"].random.seed(value)
+
+
+def build(head: dict[str, Any], body: bytes) -> Crafter:
+    """Rebuild a substitute from its registry entries and the bytes of its weights."""
+    from harness.substitute import Substitute, ensemble
+    from zoo.build import InputWrapper, create, load_weights
+    from zoo.entry import ModelEntry
+
+    parts = []
+    for text, size in zip(head["entries"], head["sizes"], strict=True):
+        data, body = body[:size], body[size:]
+        entry = ModelEntry.model_validate_json(json.dumps(text))
+        file = Path(f"weights{head['suffix']}")
+        file.write_bytes(data)
+        try:
+            net = create(entry)
+            load_weights(net, file, entry.weights.keymap if entry.weights else None)
+        finally:
+            file.unlink()
+        model = InputWrapper(net, entry.input, entry.label_offset).eval()
+        own = entry.alternation
+        states = head["states"] or (own.states if own else None)
+        every = head["every"] or (own.every if own else "iteration")
+        layer = None if entry.feature_layer is None else f"net.{entry.feature_layer}"
+        parts.append(Substitute(model, states=states, every=every, feature_layer=layer))
+    return parts[0] if head["ensemble"] is None else ensemble(parts, head["ensemble"])
+
+
+@contextmanager
+def audited(model: Crafter) -> Iterator[dict[str, int]]:
+    """Count the images that pass through the networks, and find what an attack left behind in them."""
+    counts = {"forwards": 0, "backwards": 0}
+
+    def count(_module: nn.Module, _inputs: object, output: object) -> None:
+        if isinstance(output, Tensor):
+            counts["forwards"] += len(output)
+            if output.requires_grad:
+                output.register_hook(  # type: ignore[no-untyped-call]
+                    lambda g: counts.__setitem__("backwards", counts["backwards"] + len(g))
+                )
+
+    networks = model.networks()
+    handles = [network.register_forward_hook(count) for network in networks]
+    weights = [t.detach().clone() for n in networks for t in n.state_dict().values()]
+    hooks = _hooks(networks)
+    yield counts
+    for network in networks:
+        if any(part.training for part in network.modules()):
+            raise RuleError("attack() left the substitute in training mode; call eval() again, or do not switch")
+    if _hooks(networks) != hooks:
+        raise RuleError("attack() left hooks on the substitute; remove them (handle.remove()) before it returns")
+    after = [t for n in networks for t in n.state_dict().values()]
+    if len(after) != len(weights) or any(not torch.equal(a, b) for a, b in zip(after, weights, strict=True)):
+        raise RuleError("attack() altered the substitute's weights or buffers; work on a copy, or restore them")
+    for handle in handles:
+        handle.remove()
+
+
+def _hooks(networks: tuple[nn.Module, ...]) -> list[int]:
+    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return [len(getattr(part, kind)) for network in networks for part in network.modules() for kind in kinds]
+
+
+def _describe(error: BaseException, memory: int) -> str:
+    """Say what a submitted attack raised, and on which line of which of its files."""
+    text = " ".join(str(error).split())[:300]
+    if "allocate memory" in text:
+        return f"it asked for more memory than {memory // 2**20} MB ({text})"
+    frames_ = traceback.extract_tb(error.__traceback__)
+    own = [f for f in frames_ if f"/{FOLDER}/" in f.filename]
+    where = f" ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else ""
+    if isinstance(error, SyntaxError | tokenize.TokenError):
+        where = f" ({Path(str(getattr(error, 'filename', ''))).name}, line {getattr(error, 'lineno', '?')})"
+    return f"it raised {type(error).__name__}: {text}{where}"

@@ -1,0 +1,165 @@
+"""Attacks that misbehave, each with the words in which the sandbox must stop it."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Hostile(NamedTuple):
+    """Source of an attack.py, and a pattern of the reason that its author is told."""
+
+    source: str
+    reason: str
+
+
+def _body(text: str) -> str:
+    """Return a whole attack whose body is `text`."""
+    lines = "\n".join("    " + line for line in text.strip().splitlines())
+    return f"import os\ndef attack(model, x, y, *, eps, steps, rng, pool):\n{lines}\n    return x\n"
+
+
+_DENIED = "PermissionError|Operation not permitted"
+_LIBC = "import ctypes; libc = ctypes.CDLL(None, use_errno=True)\n"
+
+
+def _call(number: int, *arguments: int) -> str:
+    """Return code that makes a raw call of the kernel (x86_64) and reports its errno."""
+    listed = ", ".join(str(a) for a in (number, *arguments))
+    return (
+        _LIBC
+        + f"r = libc.syscall({listed})\nraise OSError(ctypes.get_errno() if r < 0 else 0, 'allowed' if r >= 0 else 'denied')"
+    )
+
+
+HOSTILE = {
+    # the network
+    "opens a socket": Hostile(_body("import socket\nsocket.create_connection(('192.0.2.1', 80), 1)"), _DENIED),
+    "looks up a host": Hostile(
+        _body("import urllib.request\nurllib.request.urlopen('http://example.org', timeout=1)"), "URLError"
+    ),
+    "opens a local socket": Hostile(_body("import socket\nsocket.socket(socket.AF_UNIX)"), _DENIED),
+    "makes a socket pair": Hostile(_body("import socket\nsocket.socketpair()"), _DENIED),
+    "uses io_uring": Hostile(_body(_call(425, 8, 0)), r"Errno 1\] denied"),
+    # other files
+    "reads the targets": Hostile(_body("import zoo\nzoo.load('digits-vgg')"), "UserError|FileNotFoundError"),
+    "searches the disk for weights": Hostile(
+        _body(
+            "found = [os.path.join(d, f) for d, _, fs in os.walk('/') for f in fs if f.endswith('.safetensors')]\n"
+            "raise ValueError(f'found {found}')"
+        ),
+        r"found \[\]",
+    ),
+    "reads a board": Hostile(
+        _body(
+            "names = {'clean.json', 'suite.yaml'}\n"
+            "found = [d for d, _, fs in os.walk('/') if names & set(fs)]\nraise ValueError(f'found {found}')"
+        ),
+        r"found \[\]",
+    ),
+    "lists the home folder": Hostile(
+        _body("raise ValueError(os.listdir(os.path.expanduser('~root')))"), r"FileNotFound|\['\.pyenv'\]"
+    ),
+    "reads the password file": Hostile(_body("open('/etc/passwd').read()"), "FileNotFoundError"),
+    "reads a key of the user": Hostile(_body("open('/root/.ssh/id_rsa').read()"), "FileNotFoundError"),
+    "reads the environment": Hostile(
+        _body("raise ValueError('CANARY' in str(dict(os.environ)) or sorted(os.environ)[:2])"), "CUBLAS"
+    ),
+    "reads another process": Hostile(_body("open('/proc/1/mem', 'rb').read(1)"), "FileNotFoundError"),
+    "reads a disk": Hostile(_body("open('/dev/vda', 'rb').read(1)"), "FileNotFoundError"),
+    "writes outside": Hostile(
+        _body("open('/package/zoo/build.py', 'a').write('x')"), "Read-only file system|PermissionError"
+    ),
+    "writes into Python": Hostile(
+        _body("import torch\nopen(torch.__file__, 'a').write('x')"), "Read-only file system|PermissionError"
+    ),
+    "writes into the root": Hostile(_body("os.mkdir('/x')"), "Read-only file system|PermissionError"),
+    # more than its share
+    "forks": Hostile(_body("os.fork()"), _DENIED),
+    "is a fork bomb": Hostile(
+        _body("import ctypes\nwhile ctypes.CDLL(None).fork() >= 0: pass\nraise ValueError('no fork')"), "no fork"
+    ),
+    "starts a process": Hostile(_body("import subprocess\nsubprocess.run(['/bin/sh'])"), _DENIED),
+    "becomes another program": Hostile(
+        _body("import sys\nos.execv(sys.executable, ['python'])"), f"{_DENIED}|FileNotFound"
+    ),
+    "starts threads": Hostile(_body("import threading\nthreading.Thread(target=print).start()"), "new thread"),
+    "hogs memory": Hostile(_body("kept = []\nwhile True: kept.append(bytearray(10**7))"), "more memory than 256 MB"),
+    "hogs memory through torch": Hostile(_body("import torch\ntorch.ones(10**9)"), "more memory than 256 MB"),
+    "hogs shared memory": Hostile(
+        _body("import mmap\nkept = []\nwhile True:\n    kept.append(mmap.mmap(-1, 10**8))"),
+        "more memory|Cannot allocate",
+    ),
+    "hides memory in a file": Hostile(_body("os.memfd_create('x')"), _DENIED),
+    "raises its limits": Hostile(
+        _body("import resource\nresource.setrlimit(resource.RLIMIT_AS, (-1, -1))"), f"{_DENIED}|not allowed to raise"
+    ),
+    "loops forever": Hostile(_body("while True: pass"), "longer than 1 seconds"),
+    "sleeps forever": Hostile(_body("import time\ntime.sleep(10**6)"), "longer than 1 seconds"),
+    "ignores signals": Hostile(
+        _body(
+            "import signal\nfor s in (signal.SIGXCPU, signal.SIGTERM): signal.signal(s, signal.SIG_IGN)\nwhile True: pass"
+        ),
+        "longer than 1 seconds",
+    ),
+    "floods the terminal": Hostile(_body("while True: print('x' * 9999)"), "more text than"),
+    "floods the result": Hostile(_body("while True: os.write(3, b'x' * 9999)"), "more data than"),
+    "fills the scratch folder": Hostile(
+        _body("for i in range(99):\n    with open(f'f{i}', 'wb') as f: f.write(b'x' * 2**20)"),
+        "No space left|File too large",
+    ),
+    "writes a huge file": Hostile(
+        _body("with open('f', 'wb') as f: f.truncate(2**33)"), "File too large|ended by SIGXFSZ"
+    ),
+    # the machinery
+    "kills the server": Hostile(_body("os.kill(os.getppid() or 1, 9)"), _DENIED),
+    "traces the server": Hostile(_body(_call(101, 16, 1, 0, 0)), r"Errno 1\] denied"),
+    "writes into the server's memory": Hostile(_body(_call(311, 1, 0, 0, 0, 0, 0)), r"Errno 1\] denied"),
+    "mounts": Hostile(_body(_call(165, 0, 0, 0, 0, 0)), r"Errno 1\] denied"),
+    "makes a namespace": Hostile(_body(_call(272, 0x10000000)), r"Errno 1\] denied"),
+    "loads a filter of its own": Hostile(_body(_call(317, 1, 0, 0)), r"Errno 1\] denied"),
+    "calls by another architecture's numbers": Hostile(_body(_call(0x40000000 + 39)), "SIGSYS"),
+    "forges a message": Hostile(
+        _body("os.write(3, (2).to_bytes(8, 'big') + (0).to_bytes(8, 'big') + b'{}')\nos._exit(0)"), "malformed count"
+    ),
+    "sends two messages": Hostile(
+        _body("os.write(3, (2).to_bytes(8, 'big') + (0).to_bytes(8, 'big') + b'{}')"), "bytes where 18 were announced"
+    ),
+    "sends garbage": Hostile(_body("os.write(3, b'\\xff' * 64)\nos._exit(0)"), "a message of"),
+    "sends a pickle": Hostile(
+        _body(
+            "import pickle\np = pickle.dumps({})\nos.write(3, len(p).to_bytes(8, 'big') + bytes(8) + p)\nos._exit(0)"
+        ),
+        "not JSON",
+    ),
+    "patches the harness": Hostile(
+        _body(
+            "import harness.craft, harness.sandbox.worker as w, harness.sandbox.frames as f\n"
+            "harness.craft.max_level = lambda *a: 0\nw.audited = None\nf.encode = lambda *a: b'{}'"
+        ),
+        "returned",
+    ),
+    # half-way
+    "crashes": Hostile(_body("import ctypes\nctypes.string_at(0)"), "SIGSEGV"),
+    "leaves": Hostile(_body("os._exit(0)"), "returned no images"),
+    "exits": Hostile(_body("raise SystemExit(0)"), "SystemExit"),
+    "recurses": Hostile(_body("def f(): f()\nf()"), "RecursionError"),
+    "has no attack": Hostile("x = 1\n", "no function `attack`"),
+    "does not parse": Hostile("def attack(:\n", "SyntaxError.*attack.py, line 1"),
+    "steers the terminal": Hostile(
+        _body("raise ValueError('\\x1b[2J' + chr(0x202e) + 'evil')"), r"ValueError: +\[2J +evil"
+    ),
+    "returns no tensor": Hostile(_body("return [1, 2]"), "returned list"),
+    # the substitute
+    "alters the weights": Hostile(
+        _body("import torch\nwith torch.no_grad(): next(model.module.parameters()).mul_(2)"),
+        "altered the substitute's weights",
+    ),
+    "leaves a hook": Hostile(_body("model.module.register_forward_hook(lambda *a: None)"), "left hooks"),
+    "switches to training": Hostile(_body("model.module.train()"), "left the substitute in training mode"),
+    "digs deep folders": Hostile(
+        _body("for _ in range(3000): os.mkdir('d'); os.chdir('d')\nraise ValueError('dug')"), "dug"
+    ),
+    "locks its folders": Hostile(
+        _body("os.makedirs('a/b')\nos.chmod('a/b', 0)\nos.chmod('a', 0)\nraise ValueError('locked')"), "locked"
+    ),
+}
