@@ -23,7 +23,7 @@ class Command(click.Group):
     def main(self, *args: Any, **kwargs: Any) -> Any:
         """Run the command line."""
         try:
-            return super().main(*args, **{**kwargs, "standalone_mode": False})
+            status = super().main(*args, **{**kwargs, "standalone_mode": False})
         except UserError as error:
             raise SystemExit(_fail(f"Error: {error}", 2)) from None
         except click.ClickException as error:
@@ -36,6 +36,9 @@ class Command(click.Group):
         except BrokenPipeError:
             sys.stderr.close()
             raise SystemExit(0) from None
+        if isinstance(status, int) and status:  # a command that exits by itself: click hands its status back here
+            raise SystemExit(status)
+        return status
 
 
 def _fail(message: str, status: int) -> int:
@@ -94,7 +97,26 @@ def open_registry(overlays: Iterable[Path]) -> Registry:
     return registry
 
 
-@click.group(cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
+class _Zoo(Command):
+    """The zoo's commands; those that fetch and publish are imported when one of them is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return all names."""
+        from zoo.hub.cli import COMMANDS
+
+        return sorted([*super().list_commands(ctx), *COMMANDS])
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Return a command by its name."""
+        found = super().get_command(ctx, cmd_name)
+        if found is not None:
+            return found
+        from zoo.hub.cli import COMMANDS
+
+        return COMMANDS.get(cmd_name)
+
+
+@click.group(cls=_Zoo, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="qnn-transfer-zoo", prog_name="zoo")
 @registry_option
 @click.pass_context

@@ -150,6 +150,12 @@ class Cache:
         self.blob(key).with_name(f"{key}.json").unlink(missing_ok=True)
         return freed
 
+    def forget(self, sha256: str) -> None:
+        """Drop the records that name a file, so that another may be accepted in its place."""
+        for path in (self.folder / "refs").glob("*.json"):
+            if json.loads(path.read_text())["sha256"] == sha256:
+                path.unlink()
+
 
 def _state(path: Path) -> list[int]:
     """Return what changes when a file is written to; the change time cannot be set back by a program."""

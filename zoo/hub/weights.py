@@ -71,7 +71,8 @@ def fetch(
         cache: folder of the cache; null for the default one.
         offline: make no request.
         progress: show a progress bar on standard error.
-        unpinned: accept weights without a sha256; what the server states is checked instead, and recorded.
+        unpinned: accept weights without a sha256. What the server states is checked instead, and the file that came is the one
+            that later calls insist on.
 
     Raises:
         UserError: no route works; the message says for each one why.
@@ -82,8 +83,26 @@ def fetch(
 
 def fetch_with(options: Options, name: str, weights: Weights, *, unpinned: bool = False) -> Path:
     """Do what `fetch` does, with all options in one value."""
+    weights, stated = pinned(name, weights, options.cache), weights
     if weights.sha256 is None and not unpinned:
         raise UserError(_unpinned_message(name, weights))
+    path = _first_that_works(name, weights, options)
+    if weights.sha256 is None:
+        options.cache.record(_acceptance(name, stated), sha256_of(path))
+    return path
+
+
+def pinned(name: str, weights: Weights, cache: Cache) -> Weights:
+    """Return the weights with the sha256 that the registry gives, or else that of the file that was accepted unpinned here."""
+    accepted = None if weights.sha256 else cache.recorded(_acceptance(name, weights))
+    return weights.model_copy(update={"sha256": accepted}) if accepted else weights
+
+
+def _acceptance(name: str, weights: Weights) -> str:
+    return f"accepted for {name}: {weights.model_dump_json()}"
+
+
+def _first_that_works(name: str, weights: Weights, options: Options) -> Path:
     want = Want(name, weights.sha256, weights.size, safetensors=weights.keymap is None)
     problems: list[str] = []
     for route in _attempts(weights, want, options):
@@ -194,6 +213,7 @@ def verify_all(
     Nothing is removed or repaired: `zoo pull` replaces an altered file of the cache.
     """
     cache = cache or Cache()
+    models = {name: pinned(name, weights, cache) for name, weights in models.items()}
     verdicts: list[Verdict] = []
     digests = {held.key: sha256_of(held.path) for held in cache if not held.partial}
     for name, weights in models.items():
@@ -227,8 +247,9 @@ def _verdict(name: str, weights: Weights, cache: Cache, digests: Mapping[str, st
 
 def cache_entries(models: Mapping[str, Weights], cache: Cache | None = None) -> list[tuple[Held, tuple[str, ...]]]:
     """Return what the cache holds, each file with the names of the models that it serves."""
+    cache = cache or Cache()
     names: dict[str, list[str]] = {}
     for name, weights in models.items():
-        if weights.sha256:
-            names.setdefault(weights.sha256, []).append(name)
-    return [(held, tuple(names.get(held.key, ()))) for held in cache or Cache()]
+        if sha256 := pinned(name, weights, cache).sha256:
+            names.setdefault(sha256, []).append(name)
+    return [(held, tuple(names.get(held.key, ()))) for held in cache]
