@@ -133,7 +133,7 @@ class ModelEntry(Record):
     data: str
     """Data set that it classifies: digits, cifar10, imagenet, or one of the user's own."""
     arch: Annotated[str, StringConstraints(pattern=r"^(timm|zoo):[\w.-]+$")]
-    arch_args: dict[str, int | float | str | bool] = Field(default_factory=dict)
+    arch_args: dict[str, int | float | str | bool | tuple[int | float | str, ...]] = Field(default_factory=dict)
     classes: int = Field(ge=2)
     label_offset: int = Field(default=0, ge=0, le=1)
     """Leading logits to drop: 1 for the TF-converted networks with 1001 classes, whose class 0 is the background."""

@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from torch import nn
 
 
+Arg = int | float | str | bool | tuple[int | float | str, ...]
+"""What `arch_args` may hold."""
+
+
 class Layers(NamedTuple):
     """Module names inside a network: its first convolutions, its classifier, and the layer that feature attacks read."""
 
@@ -20,7 +24,7 @@ class Layers(NamedTuple):
     feature: str | None
 
 
-def create(name: str, classes: int, **args: int | float | str | bool) -> nn.Module:
+def create(name: str, classes: int, **args: Arg) -> nn.Module:
     """Return a freshly initialised network; `args` go to its constructor.
 
     Raises:
@@ -66,7 +70,7 @@ def layers(net: nn.Module) -> Layers:
 
 
 def _makers() -> dict[str, Callable[..., nn.Module]]:
-    from zoo.archs import alexnet, densenet, mobilenet, nin, resnet, stems, vgg
+    from zoo.archs import alexnet, densenet, mixed, mobilenet, nin, resnet, stems, vgg
 
     return {
         "resnet20": resnet.maker(20),
@@ -84,6 +88,8 @@ def _makers() -> dict[str, Callable[..., nn.Module]]:
         "alexnet-bnn-32px": alexnet.BnnAlexNet,
         "mobilenet-16px": mobilenet.SmallMobileNet,
         "densenet-16px": densenet.SmallDenseNet,
+        "empir": mixed.Empir,
+        "random-precision": mixed.RandomPrecision,
         "resnet18-32px": stems.resnet18,
         "resnet50-32px": stems.resnet50,
         "densenet121-32px": stems.densenet121,

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from zoo import quant
+from zoo.archs.mixed import MixedPrecision
 from zoo.build import InputWrapper
 from zoo.data import Dataset
 from zoo.entry import ModelEntry, State
@@ -155,7 +156,8 @@ def _accuracies(
     found: dict[str, float] = {}
     states: tuple[State, ...] = ("fp",)
     if quant.is_quantized(model.net):
-        states = tuple(state for state in quant.STATES if state in {"w", "wa", *trained})
+        used = {"wa"} if isinstance(model.net, MixedPrecision) else {"w", "wa", *trained}
+        states = tuple(state for state in quant.STATES if state in used)
     for state in states:
         if quant.is_quantized(model.net):
             quant.set_state(model.net, state)
@@ -170,19 +172,21 @@ def _log(entry: ModelEntry, fit: Fit, train: Dataset, test: Dataset, accuracies:
     """Say what was done, without times and paths: the log is part of the file's bytes."""
     assert entry.recipe is not None
     steps = fit.steps_per_epoch * fit.plan.epochs
-    turns = len(fit.plan.states)
+    states: tuple[State, ...] = ("wa",) if isinstance(fit.model.net, MixedPrecision) else fit.plan.states
+    counts = {
+        s: sum(len(range(i, steps, len(states))) for i, t in enumerate(states) if t == s) for s in sorted(set(states))
+    }
     return {
         "name": entry.name,
         "recipe": entry.recipe.model_dump(mode="json", exclude={"cost"}, exclude_none=True),
         "train": {"data": f"{train.name}/{train.split}", "digest": train.digest, "images": len(train)},
         "test": {"data": f"{test.name}/{test.split}", "digest": test.digest, "images": len(test)},
         "steps": steps,
-        "steps_in_state": {s: sum(len(range(i, steps, turns)) for i, t in enumerate(fit.plan.states) if t == s)
-                           for s in sorted(set(fit.plan.states))},
+        "steps_in_state": counts,
         "epochs": fit.history,
         "test_top1": accuracies,
         "torch": torch.__version__,
-    }  # fmt: skip
+    }
 
 
 def _write_sidecar(out: Path, content: dict[str, Any]) -> None:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo import quant
+from zoo.archs.mixed import MixedPrecision
 from zoo.build import InputWrapper, create
 from zoo.data import Dataset
 from zoo.entry import ModelEntry
@@ -50,7 +51,8 @@ def take_over(entry: ModelEntry, start: nn.Module, model: InputWrapper) -> bool:
     if _quantizers(source) == _quantizers(model.net):
         _copy(entry, source.state_dict(), model.net.state_dict())
         return True
-    _copy(entry, plain_state(source), plain_state(model.net))
+    for part in parts(model.net):
+        _copy(entry, plain_state(source), plain_state(part))
     return False
 
 
@@ -69,8 +71,15 @@ def calibrate(model: InputWrapper, x: Tensor) -> None:
     finally:
         handle.remove()
     quant.set_state(model.net, "wa")
-    quant.calibrate(model.net, received[0])
-    quant.reestimate_batchnorm(model.net, torch.split(received[0], CALIBRATION_BATCH))
+    for part in parts(model.net):
+        if quant.is_quantized(part):
+            quant.calibrate(part, received[0])
+            quant.reestimate_batchnorm(part, torch.split(received[0], CALIBRATION_BATCH))
+
+
+def parts(net: nn.Module) -> tuple[nn.Module, ...]:
+    """Return the members of a network of several precisions, or the network itself."""
+    return net.networks() if isinstance(net, MixedPrecision) else (net,)
 
 
 def plain_state(net: nn.Module) -> dict[str, Tensor]:

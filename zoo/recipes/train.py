@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from zoo.archs.mixed import MixedPrecision
 from zoo.build import InputWrapper
 from zoo.data import Dataset
 from zoo.errors import UserError
@@ -116,7 +117,9 @@ class Fit:
         images = self.data.images[chosen].to(self.runtime.device)
         x = augment(images, self.plan.augment, stream(self.plan.seed, "augment", step), self.size)
         x, y = self.runtime.part(x), self.runtime.part(self.data.labels[chosen].to(self.runtime.device))
-        if is_quantized(self.model):
+        if isinstance(self.model.net, MixedPrecision):
+            self.model.net.begin_step(step, stream(self.plan.seed, "member", step))
+        elif is_quantized(self.model):
             set_state(self.model, self.plan.states[step % len(self.plan.states)])
         if self.perturb is not None:
             x = self.perturb(x, y, step=step, runtime=self.runtime)
