@@ -18,7 +18,7 @@ from zoo.recipes import build, build_order, needs
 from zoo.registry import load as load_registry
 
 REGISTRY = load_registry()
-DIGITS = REGISTRY.match(["digits-*"])
+DIGITS = [entry for entry in REGISTRY.match(["digits-*"]) if entry.weights is not None]
 FOLDER = Path(zoo.__file__).parent / "bundled"
 
 
