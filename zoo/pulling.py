@@ -65,10 +65,10 @@ def advice(found: Step, registry: Registry) -> str:
 def stand_in(entry: ModelEntry, registry: Registry) -> ModelEntry | None:
     """Return the nearest model that can be had without building: of the same data, best of the same network and bitwidth."""
 
-    def distance(other: ModelEntry) -> tuple[bool, bool, int, bool]:
-        wider = abs(other.w_bits - entry.w_bits)
-        related = other.name != entry.parent and other.parent != entry.parent
-        return (other.arch != entry.arch, other.family != entry.family and entry.quant is None, wider, related)
+    relatives = (entry.parent, entry.recipe.start if entry.recipe else None)
+
+    def distance(other: ModelEntry) -> tuple[bool, int, bool]:
+        return (other.arch != entry.arch, abs(other.w_bits - entry.w_bits), other.name not in relatives)
 
     kin = [e for e in registry.values() if e.data == entry.data and _base(e) == _base(entry) and e.name != entry.name]
     if entry.family == "adversarial":  # a standard network would answer another question
