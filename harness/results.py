@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints, model_validator
 
+from harness import chain
 from harness.files import atomic_write, read_record, remove
 from harness.predictions import Predictions
 from zoo.entry import Name, Record, Sha256
@@ -26,6 +27,7 @@ __all__ = [
     "Predictions",
     "Provenance",
     "Row",
+    "Submitted",
     "atomic_write",
     "read_absent",
     "read_clean",
@@ -94,6 +96,23 @@ class Provenance(Record):
     """When, in UTC, as 2026-01-31T12:00:00Z; not part of the canonical row."""
 
 
+class Submitted(Record):
+    """Where a submitted row comes from."""
+
+    authors: tuple[str, ...] = Field(min_length=1)
+    """Who made the attack."""
+    paper: str | None
+    """Where it is published."""
+    license: str
+    """Licence of its code or images."""
+    source_sha256: Sha256 | None
+    """Digest of the submitted code; null when only images were submitted."""
+    bundle_sha256: Sha256
+    """Digest of the bundle's manifest, which names the digest of each part."""
+    isolation: str | None
+    """The walls that the code ran behind; null when it was not run here."""
+
+
 class Row(Record):
     """One substitute x attack x seed over all targets of a suite."""
 
@@ -131,6 +150,8 @@ class Row(Record):
     """What made the row."""
     evidence: Evidence = "regenerated"
     """How far the row is to be trusted."""
+    submission: Submitted | None = None
+    """Where it comes from when others made it; null for a row of the harness's own attacks."""
     notes: str | None = None
     """Anything a reader should know."""
 
@@ -227,9 +248,12 @@ class AbsentRows(Record):
 
 
 def write_row(folder: Path, row: Row) -> Path:
-    """Write a row into `folder`/rows and return its path."""
+    """Write a row into `folder`/rows, record it in the chain of the folder, and return its path."""
     path = folder / "rows" / row.filename
-    atomic_write(path, row.model_dump_json(indent=1) + "\n")
+    content = (row.model_dump_json(indent=1) + "\n").encode()
+    # recorded first: a run that is killed in between makes the row again, while an unrecorded row would be kept for good
+    chain.append(folder, row.filename, hashlib.sha256(content).hexdigest())
+    atomic_write(path, content)
     return path
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from harness import chain
 from harness.board import export, render
 from harness.board.frame import Frame
 from harness.board.gains import gains
@@ -104,8 +105,8 @@ def write_files(board: Board, folder: Path) -> None:
 
 
 def check(folder: Path, suite: SuiteView | None = None) -> list[str]:
-    """Render the folder's rows again and return how its board files differ; empty when they agree."""
-    problems = []
+    """Return how a folder's rows differ from its chain, and its board files from its rows; empty when all agree."""
+    problems = chain.check(folder)
     for name, expected in load(folder, suite).files().items():
         path = folder / name
         if not path.exists():
