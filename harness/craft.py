@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
+import platform
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from harness import shards
+from harness.selection import Job
 from harness.workbench import Context, Workbench, workbench
 from zoo.errors import UserError
-
-
-@dataclass(frozen=True)
-class Job:
-    """One substitute x attack x seed."""
-
-    substitute: str
-    attack: str
-    seed: int
 
 
 @dataclass(frozen=True)
@@ -30,8 +25,7 @@ class Crafted:
     images: Tensor
     """(N, C, H, W) uint8."""
     seconds: float
-    reused: int
-    """How many of the images were in the cache."""
+    """What making them took, whenever that was."""
 
 
 def spans(count: int, block: int) -> list[tuple[int, int]]:
@@ -44,18 +38,57 @@ def shard_path(context: Context, key: str, start: int, stop: int) -> Path:
     return context.cache_folder / "crafted" / key[:2] / key / f"{start:06d}-{stop:06d}.safetensors"
 
 
-def craft_block(context: Context, job: Job, start: int, stop: int) -> tuple[bool, float]:
-    """Make sure that one block of a job is in the cache; return whether it was there, and the seconds its making took."""
+class Made(NamedTuple):
+    """The images of one block, as they travel between processes and machines."""
+
+    start: int
+    stop: int
+    images: np.ndarray
+    """(stop - start, C, H, W) uint8."""
+    seconds: float
+
+
+def make_blocks(context: Context, job: Job, key: str, blocks: tuple[tuple[int, int], ...]) -> list[Made]:
+    """Craft blocks of a job and hand them over; touches no cache, so it runs on any machine.
+
+    Raises:
+        UserError: this machine would make other images than the one that asks for the images of `key`.
+    """
     bench = workbench(context)
-    path = shard_path(context, bench.craft_key(job.substitute, job.attack, job.seed), start, stop)
-    known = shards.read(path)
-    if known is not None:
-        return True, float(known[1]["seconds"])
-    began = time.perf_counter()
-    images = _craft(bench, job, start, stop)
-    seconds = time.perf_counter() - began
-    shards.write(path, images, seconds=f"{seconds:.6f}")
-    return False, seconds
+    if bench.craft_key(job.substitute, job.attack, job.seed) != key:
+        raise UserError(
+            f"{platform.node()} would craft other images of {job.substitute} x {job.attack} than this machine: its code, "
+            f"torch, data or weights are others; install the same versions on all nodes"
+        )
+    made = []
+    for start, stop in blocks:
+        began = time.perf_counter()
+        images = _craft(bench, job, start, stop).numpy()
+        made.append(Made(start, stop, images, time.perf_counter() - began))
+    return made
+
+
+def keep(context: Context, key: str, made: Made) -> None:
+    """Write one block into the cache."""
+    images = torch.from_numpy(np.array(made.images))
+    shards.write(shard_path(context, key, made.start, made.stop), images, seconds=f"{made.seconds:.6f}")
+
+
+def lacking(context: Context, job: Job) -> list[tuple[int, int]]:
+    """Return the blocks of a job that are not in the cache, or damaged there."""
+    bench = workbench(context)
+    key = bench.craft_key(job.substitute, job.attack, job.seed)
+    blocks = spans(len(bench.data), bench.suite.block)
+    return [block for block in blocks if shards.read(shard_path(context, key, *block)) is None]
+
+
+def craft(context: Context, job: Job) -> Crafted:
+    """Return all images of a job, crafting in this process what the cache lacks."""
+    key = workbench(context).craft_key(job.substitute, job.attack, job.seed)
+    for block in lacking(context, job):
+        for made in make_blocks(context, job, key, (block,)):
+            keep(context, key, made)
+    return collect(context, job)
 
 
 def _craft(bench: Workbench, job: Job, start: int, stop: int) -> Tensor:
@@ -122,4 +155,4 @@ def collect(context: Context, job: Job) -> Crafted:
     level = max_level(images, bench.data.images)
     if level > bench.suite.budget.levels:
         raise ValueError(f"{job}: an image differs by {level} levels, the budget is {bench.suite.budget.levels}")
-    return Crafted(images, seconds, 0)
+    return Crafted(images, seconds)

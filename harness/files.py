@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import secrets
 from pathlib import Path
 from typing import TypeVar
@@ -15,25 +16,26 @@ from zoo.entry import Record
 from zoo.errors import UserError
 
 _FIXES = {
-    errno.EACCES: "give yourself write permission there, or choose another folder with --out",
-    errno.EPERM: "give yourself write permission there, or choose another folder with --out",
-    errno.EROFS: "that file system is read-only: choose another folder with --out",
-    errno.ENOSPC: "the disk is full: free some space, or choose another folder with --out",
-    errno.EDQUOT: "your disk quota is used up: free some space, or choose another folder with --out",
-    errno.ENOTDIR: "a part of the path is a file: move it away, or choose another folder with --out",
-    errno.EISDIR: "there is a folder of that name: move it away, or choose another folder with --out",
+    errno.EACCES: "give yourself write permission there, or choose another folder with {choice}",
+    errno.EPERM: "give yourself write permission there, or choose another folder with {choice}",
+    errno.EROFS: "that file system is read-only: choose another folder with {choice}",
+    errno.ENOSPC: "the disk is full: free some space, or choose another folder with {choice}",
+    errno.EDQUOT: "your disk quota is used up: free some space, or choose another folder with {choice}",
+    errno.ENOTDIR: "a part of the path is a file: move it away, or choose another folder with {choice}",
+    errno.EISDIR: "there is a folder of that name: move it away, or choose another folder with {choice}",
     errno.ENAMETOOLONG: "choose a folder with a shorter path",
 }
 
+_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{12}\.tmp")
 R = TypeVar("R", bound=Record)
 
 
-def atomic_write(path: Path, data: str | bytes) -> None:
+def atomic_write(path: Path, data: str | bytes, choice: str = "--out") -> None:
     """Write `data` to `path` so that readers see the old file or the new one, never a part.
 
     The data goes to a temporary file in the same folder, is flushed to the disk and renamed. Missing parent folders are
     made. Text is written as UTF-8 with its line ends as they are. Whatever goes wrong, Ctrl-C included, no temporary
-    file stays; an OSError becomes a UserError that names the file and the fix.
+    file stays; an OSError becomes a UserError that names the file and the fix, such as another folder with `choice`.
     """
     content = data.encode() if isinstance(data, str) else data
     temporary = path.with_name(f".{path.name[:100]}.{secrets.token_hex(6)}.tmp")
@@ -50,7 +52,7 @@ def atomic_write(path: Path, data: str | bytes) -> None:
                 temporary.unlink()
             raise
     except OSError as error:
-        raise _cannot("write", path, error) from error
+        raise cannot("write", path, error, choice) from error
     _sync_folder(path.parent)
 
 
@@ -59,11 +61,19 @@ def remove(path: Path) -> None:
     try:
         path.unlink(missing_ok=True)
     except OSError as error:
-        raise _cannot("remove", path, error) from error
+        raise cannot("remove", path, error) from error
 
 
-def _cannot(verb: str, path: Path, error: OSError) -> UserError:
-    fix = _FIXES.get(error.errno or 0, "mend that, or choose another folder with --out")
+def sweep(folder: Path) -> None:
+    """Remove the temporary files of writers that were killed; only for who holds the folder alone."""
+    for path in folder.rglob(".*.tmp"):
+        if _TEMPORARY.fullmatch(path.name):
+            remove(path)
+
+
+def cannot(verb: str, path: Path, error: OSError, choice: str = "--out") -> UserError:
+    """Return the error that says what cannot be done to a file, why, and the fix."""
+    fix = _FIXES.get(error.errno or 0, "mend that, or choose another folder with {choice}").format(choice=choice)
     return UserError(f"cannot {verb} {path}: {error.strerror or error}; {fix}")
 
 

@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from harness.craft import Job, shard_path, spans
+from harness.craft import shard_path, spans
 from harness.results import read_absent, read_rows
-from harness.run import Selection, suite_folder
+from harness.runner import suite_folder
+from harness.selection import Job, Selection
 from harness.suite import Suite
 from harness.workbench import Workbench
 from zoo.entry import ModelEntry

@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from harness import shards
-from harness.craft import Job, collect, craft_block, spans
+from harness.craft import craft
 from harness.results import Row, read_row
 from harness.score import score
+from harness.selection import Job
 from harness.snapshot import Snapshot, take
 from harness.stats import proportion
 from harness.workbench import Context, Workbench, workbench
@@ -78,9 +79,7 @@ def reproduce(path: Path, device: str = "cpu", overlays: tuple[str, ...] = ()) -
         context = Context(snapshot.suite, overlays, device, row.limit, scratch)
         bench = workbench(context)
         job = checked_job(bench, row, snapshot)
-        for start, stop in spans(len(bench.data), snapshot.suite.block):
-            craft_block(context, job, start, stop)
-        images = collect(context, job).images
+        images = craft(context, job).images
         labels = bench.data.labels.numpy()
         verdicts = []
         for target, outcome in row.outcomes.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import platform
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from harness import shards
-from harness.craft import Job, collect
+from harness.craft import collect
+from harness.selection import Job
 from harness.workbench import Context, workbench
+from zoo.errors import UserError
 
 BATCH = 50
 """Images that a target sees at once; fixed, as float kernels differ in their last bits between batch sizes."""
@@ -42,23 +45,41 @@ def predict(model: nn.Module, images: Tensor, device: str) -> Tensor:
     return torch.cat(out).to(torch.int16)
 
 
+def predictions(context: Context, job: Job | None, images: np.ndarray | None, task: tuple[str, str]) -> np.ndarray:
+    """Return what a target predicts (N,) int16; touches no cache but to read, so it runs on any machine.
+
+    `task` is a target and the sha256 of its weights. `images` are the job's bytes; None takes them from the cache that this
+    process shares with the one that asks, or the clean images when `job` is None.
+
+    Raises:
+        UserError: this machine has other weights of the target.
+    """
+    target, weights = task
+    bench = workbench(context)
+    if bench.sha256(target) != weights:
+        raise UserError(f"{platform.node()} has other weights of {target} than this machine; remove or pull them there")
+    if images is not None:
+        pixels = torch.from_numpy(np.array(images))
+    else:
+        pixels = bench.data.images if job is None else collect(context, job).images
+    return predict(bench.target(target), transported(pixels, bench.suite.transport), context.device).numpy()
+
+
 def score(context: Context, job: Job | None, target: str) -> Tensor:
     """Return a target's predictions on a job's images, or on the clean images when `job` is None; cached by content."""
-    bench = workbench(context)
-    if job is None:
-        images, key = bench.data.images, bench.data.digest
-    else:
-        images, key = collect(context, job).images, bench.craft_key(job.substitute, job.attack, job.seed)
-    path = score_path(context, key, len(images), bench.sha256(target), bench.suite.transport)
+    path, task = score_path(context, job, target), (target, workbench(context).sha256(target))
     known = shards.read(path)
     if known is not None:
         return known[0]
-    found = predict(bench.target(target), transported(images, bench.suite.transport), context.device)
+    found = torch.from_numpy(predictions(context, job, None, task))
     shards.write(path, found)
     return found
 
 
-def score_path(context: Context, key: str, count: int, weights: str, transport: str) -> Path:
-    """Return the cache file of one target's predictions on `count` images."""
-    device = torch.device(context.device).type
-    return context.cache_folder / "scores" / key[:2] / key / f"{count:06d}-{weights}-{transport}-{device}.safetensors"
+def score_path(context: Context, job: Job | None, target: str) -> Path:
+    """Return the cache file of one target's predictions on a job's images, or on the clean ones when `job` is None."""
+    bench = workbench(context)
+    key = bench.data.digest if job is None else bench.craft_key(job.substitute, job.attack, job.seed)
+    device, transport = torch.device(context.device).type, bench.suite.transport
+    name = f"{len(bench.data):06d}-{bench.sha256(target)}-{transport}-{device}.safetensors"
+    return context.cache_folder / "scores" / key[:2] / key / name

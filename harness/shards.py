@@ -10,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from harness.files import atomic_write
+from harness.files import atomic_write, remove
 
 
 def digest(tensor: Tensor) -> str:
@@ -23,7 +23,7 @@ def digest(tensor: Tensor) -> str:
 def write(path: Path, tensor: Tensor, **facts: str) -> None:
     """Write one tensor and a few facts about it, atomically."""
     metadata = {**facts, "sha256": digest(tensor)}
-    atomic_write(path, save({"data": tensor.detach().cpu().contiguous()}, metadata))
+    atomic_write(path, save({"data": tensor.detach().cpu().contiguous()}, metadata), choice="$ZOO_CACHE")
 
 
 def read(path: Path) -> tuple[Tensor, dict[str, str]] | None:
@@ -38,5 +38,5 @@ def read(path: Path) -> tuple[Tensor, dict[str, str]] | None:
         facts, tensor = {}, torch.zeros(0)
     if facts.get("sha256") == digest(tensor):
         return tensor, facts
-    path.unlink(missing_ok=True)
+    remove(path)
     return None

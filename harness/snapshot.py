@@ -123,6 +123,23 @@ def take(bench: Workbench, absent: Mapping[str, str]) -> Snapshot:
     return Snapshot(digest=digest, images=len(bench.data), data_sha256=data_sha, models=models, suite=suite)
 
 
+def board_folder(out: Path, suite: str, version: int | None = None) -> Path:
+    """Return the folder of a suite's board, of its newest version by default; `suite` may be such a folder's path.
+
+    Raises:
+        UserError: there is none.
+    """
+    folder = out / suite
+    if (folder / "suite.yaml").is_file():
+        return folder
+    found = {int(p.name[1:]): p for p in folder.glob("v*") if p.name[1:].isdigit() and (p / "suite.yaml").is_file()}
+    if not found:
+        raise UserError(f"{folder} holds no leaderboard; make one with: harness run --suite {suite}")
+    if version is not None and version not in found:
+        raise UserError(f"{folder} has no version {version}; it has {', '.join(map(str, sorted(found)))}")
+    return found[version or max(found)]
+
+
 def _sha256(bench: Workbench, name: str) -> str | None:
     try:
         return bench.sha256(name)

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
-from harness.files import atomic_write, read_record
+from harness.files import atomic_write, read_record, remove
+from harness.selection import Selection
 from zoo.entry import Record
 from zoo.errors import UserError
 
@@ -25,6 +27,16 @@ class Request(Record):
     overlays: tuple[str, ...] = ()
     workers: int | None = None
     batch_size: int | None = None
+    executor: Literal["local", "ray"] = "local"
+    address: str | None = None
+    """Address of a Ray cluster."""
+    gpus: float | None = None
+    """GPUs, or a fraction of one, that each task takes on Ray."""
+
+    @property
+    def selection(self) -> Selection:
+        """The part of the suite that was asked for."""
+        return Selection(self.attacks, self.substitutes, self.targets, self.seeds)
 
 
 @contextmanager
@@ -33,7 +45,7 @@ def remembered(folder: Path, request: Request) -> Iterator[None]:
     path = folder / "run.json"
     atomic_write(path, request.model_dump_json(indent=1) + "\n")
     yield
-    path.unlink(missing_ok=True)
+    remove(path)
 
 
 def unfinished(folder: Path) -> Request | None:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from itertools import islice
+from multiprocessing.connection import wait as wait_for
 from types import TracebackType
 from typing import TypeVar
 
@@ -27,6 +30,8 @@ class Local:
     With one worker tasks run in this process, one after the other. Each process uses one thread: two processes of two
     threads on two cores are many times slower, and the number of threads can change the last bits of a sum.
     """
+
+    sees_cache = True
 
     def __init__(self, workers: int) -> None:
         self.workers = workers
@@ -53,7 +58,7 @@ class Local:
         """
         if self.workers <= 1:
             for task in tasks:
-                yield task, _guarded(function, task)
+                yield task, guarded(function, task)
             return
         if self._pool is None:
             context = multiprocessing.get_context("spawn")
@@ -62,8 +67,9 @@ class Local:
         pending: dict[Future[R | UserError], T] = {}
         try:
             while True:
-                for task in islice(queue, self.workers * IN_FLIGHT - len(pending)):
-                    pending[self._pool.submit(_guarded, function, task)] = task
+                with _interrupts_held():
+                    for task in islice(queue, self.workers * IN_FLIGHT - len(pending)):
+                        pending[self._pool.submit(guarded, function, task)] = task
                 if not pending:
                     return
                 for future in wait(pending, return_when=FIRST_COMPLETED).done:
@@ -90,13 +96,36 @@ def default_workers(device: str) -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _start_worker() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    single_thread()
-
-
-def _guarded(function: Callable[[T], R], task: T) -> R | UserError:
+def guarded(function: Callable[[T], R], task: T) -> R | UserError:
+    """Return what the function makes of a task, or the UserError that it ends in."""
     try:
         return function(task)
     except UserError as error:
         return error
+
+
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Hold Ctrl-C back while workers start: they inherit that, so that it stays this process's to handle."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _start_worker() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    single_thread()
+
+
+def _end_with_parent() -> None:
+    """End this worker when the process that started it is gone, however it went."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait_for([parent.sentinel])
+        os._exit(1)

@@ -16,9 +16,11 @@ import pytest
 from harness.board import check, load
 from harness.craft import spans
 from harness.results import Row, read_clean, read_row, read_rows
-from harness.run import Selection, run
+from harness.selection import Selection
 from harness.suite import Suite
 from harness.suite import load as load_suite
+from tests.harness.tiny import run
+from zoo import registry
 from zoo.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -134,11 +136,13 @@ def test_a_model_that_cannot_be_had_blocks_its_own_cells_only(suite: Suite, tmp_
 
 
 def test_a_model_that_misses_its_claim_is_blocked(suite: Suite, tmp_path: Path) -> None:
+    pinned = registry.load()["digits-vgg"].weights
+    assert pinned is not None
     overlay = tmp_path / "wrong.yaml"
     overlay.write_text(
         "version: 1\nmodels:\n  digits-vgg:\n    family: standard\n    data: digits\n    arch: zoo:vgg-16px\n    classes: 10\n"
         "    input: {size: 16, channels: 1, mean: [7.0], std: [0.01]}\n"
-        "    weights: {bundled: digits-vgg.safetensors}\n"
+        f"    weights: {{bundled: digits-vgg.safetensors, sha256: {pinned.sha256}}}\n"
         "    clean_accuracy: {top1: 99.0, data: digits, source: test}\n",
         encoding="utf-8",
     )

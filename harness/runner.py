@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from harness.craft import Crafted, Job, collect, craft_block, max_level, spans
-from harness.executors import local
-from harness.lock import exclusive
+import numpy as np
+import torch
+from torch import Tensor
+
+from harness import shards
+from harness.craft import Crafted, collect, keep, lacking, make_blocks, max_level
+from harness.executors import Executor, open_executor
+from harness.executors.local import single_thread
+from harness.lock import cache_in_use, exclusive
 from harness.provenance import provenance
 from harness.results import (
     Absent,
@@ -29,38 +35,14 @@ from harness.results import (
     write_clean,
     write_row,
 )
-from harness.score import score
+from harness.score import predictions, score_path
+from harness.selection import Job
 from harness.snapshot import Snapshot, take
 from harness.suite import Suite
 from harness.unfinished import Request, remembered
 from harness.workbench import Context, Workbench, workbench
-from zoo.errors import UserError, did_you_mean
+from zoo.errors import UserError
 from zoo.evaluate import wilson
-
-
-@dataclass(frozen=True)
-class Selection:
-    """Which part of a suite to run; empty means all of it."""
-
-    attacks: tuple[str, ...] = ()
-    substitutes: tuple[str, ...] = ()
-    targets: tuple[str, ...] = ()
-    seeds: tuple[int, ...] = ()
-
-    def jobs(self, suite: Suite) -> list[Job]:
-        """Return the jobs of the selection, substitutes outermost, so that each is loaded once.
-
-        Raises:
-            UserError: a substitute or target that the suite does not have.
-        """
-        for name in self.targets:
-            if name not in suite.target_names:
-                near = did_you_mean(name, suite.target_names)
-                raise UserError(f"suite {suite.name} has no target {name!r}{near}")
-        substitutes = [suite.substitute(n).name for n in self.substitutes] or [s.name for s in suite.substitutes]
-        attacks = list(self.attacks) or suite.attack_names
-        seeds = self.seeds or suite.seeds
-        return [Job(s, a, seed) for s in substitutes for a in attacks for seed in seeds]
 
 
 @dataclass
@@ -85,7 +67,7 @@ class Work:
 
     context: Context
     snapshot: Snapshot
-    executor: local.Local
+    executor: Executor
     notify: Notify
     report: Report
     batch_size: int | None
@@ -96,64 +78,41 @@ def suite_folder(out: Path, suite: Suite, limit: int | None) -> Path:
     return out / suite.name / (f"v{suite.version}" if limit is None else f"v{suite.version}-limit{limit}")
 
 
-def run(
-    suite: Suite,
-    out: Path,
-    selection: Selection | None = None,
-    *,
-    limit: int | None = None,
-    device: str = "cpu",
-    overlays: Sequence[str] = (),
-    workers: int | None = None,
-    batch_size: int | None = None,
-    notify: Notify | None = None,
-    suite_source: str | None = None,
-) -> Report:
-    """Run a suite, or the selected part of it, into `out`/<suite>/v<version>.
+def run(suite: Suite, request: Request, out: Path, notify: Notify | None = None) -> Report:
+    """Run a suite, or the part of it that is asked for, into `out`/<suite>/v<version>.
 
-    `batch_size` decides how many images are in flight in a worker, rounded up to whole blocks, never what is computed.
-    `suite_source` is the name or file that `harness resume` finds the suite by; its own name when None.
+    This process is the only one that writes: workers hand over what they made. `batch_size` of the request decides how many
+    images are in flight in a worker, rounded up to whole blocks, never what is computed.
 
     Raises:
         UserError: unknown names, an unusable device or folder, or no job could run at all.
     """
-    selection = selection or Selection()
+    selection = request.selection
     jobs = selection.jobs(suite)
-    check_device(device)
-    if limit is not None and limit >= (suite.data.limit or sys.maxsize):
-        limit = None
-    context = Context(suite, tuple(str(o) for o in overlays), device, limit)
+    check_device(request.device)
+    single_thread()
+    limit = None if request.limit is None or request.limit >= (suite.data.limit or sys.maxsize) else request.limit
+    context = Context(suite, request.overlays, request.device, limit)
     bench = workbench(context)
     for name in dict.fromkeys(job.attack for job in jobs):
         bench.attack(name)
-    context = Context(suite, context.overlays, device, limit if limit is not None and limit < len(bench.full) else None)
+    context = Context(suite, context.overlays, context.device, limit if limit is not None and limit < len(bench.full) else None)
     bench = workbench(context)
-    workers = workers if workers is not None else local.default_workers(device)
     report = Report(suite_folder(out, suite, context.limit))
     targets = [t for t in suite.target_names if not selection.targets or t in selection.targets]
     blocked = _absent(bench, [*targets, *dict.fromkeys(m for j in jobs for m in suite.substitute(j.substitute).models)])
     snapshot = take(bench, blocked)
-    request = Request(
-        suite=suite_source or suite.name,
-        attacks=selection.attacks,
-        substitutes=selection.substitutes,
-        targets=selection.targets,
-        seeds=selection.seeds,
-        limit=limit,
-        device=device,
-        overlays=context.overlays,
-        workers=workers,
-        batch_size=batch_size,
-    )
-    with exclusive(report.folder), remembered(report.folder, request), local.Local(workers) as executor:
+    executor = open_executor(request.executor, request.device, request.workers, request.address, request.gpus)
+    with exclusive(report.folder), cache_in_use(context.cache_folder), remembered(report.folder, request):
         _claim_folder(report.folder, snapshot)
-        work = Work(context, snapshot, executor, notify or (lambda what, done, total: None), report, batch_size)
-        clean = _clean(work, [t for t in targets if t not in blocked])
-        blocked |= _gate(bench, clean, [t for t in targets if t not in blocked])
-        report.blocked = blocked
-        _note_absent(report, jobs, bench)
-        for job in _runnable(bench, jobs, blocked, report):
-            _job(work, job, clean, targets)
+        with executor as opened:
+            work = Work(context, snapshot, opened, notify or (lambda what, done, total: None), report, request.batch_size)
+            clean = _clean(work, [t for t in targets if t not in blocked])
+            blocked |= _gate(bench, clean, [t for t in targets if t not in blocked])
+            report.blocked = blocked
+            _note_absent(report, jobs, bench)
+            for job in _runnable(bench, jobs, blocked, report):
+                _job(work, job, clean, targets)
     if not report.written and not report.reused:
         reasons = "; ".join(dict.fromkeys(report.blocked.values()))
         raise UserError(f"nothing of suite {suite.name} could run: {reasons}")
@@ -162,8 +121,6 @@ def run(
 
 def check_device(device: str) -> None:
     """Refuse a device that torch does not know or cannot use."""
-    import torch
-
     try:
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
@@ -202,10 +159,7 @@ def _clean(work: Work, targets: list[str]) -> Clean:
         before = read_clean(folder)
         if before.suite_digest == snapshot.digest:
             known = dict(before.predictions)
-    todo = [t for t in targets if t not in known]
-    for done, (target, found) in enumerate(work.executor.run(partial(score, work.context, None), todo), 1):
-        known[target] = Predictions(_unwrap(found).numpy())
-        work.notify("clean images", done, len(todo))
+    known.update(_score(work, "clean images", None, data.images, [t for t in targets if t not in known]))
     clean = Clean(
         suite=snapshot.suite.name,
         suite_version=snapshot.suite.version,
@@ -263,20 +217,10 @@ def _job(work: Work, job: Job, clean: Clean, targets: list[str]) -> None:
         report.reused.append(path)
         return
     title = f"{job.substitute} x {job.attack}" + (f" seed {job.seed}" if job.seed else "")
-    blocks = spans(len(bench.data), context.suite.block)
-    per_task = max(1, -(-(work.batch_size or 1) // context.suite.block))
-    tasks = [tuple(blocks[i : i + per_task]) for i in range(0, len(blocks), per_task)]
-    done = 0
-    for task, result in work.executor.run(partial(_craft_task, context, job), tasks):
-        _unwrap(result)
-        done += len(task)
-        work.notify(f"crafting {title}", done, len(blocks))
-    crafted = collect(context, job)
+    crafted = _craft(work, f"crafting {title}", job)
     ready = [t for t in targets if t not in report.blocked]
-    outcomes: dict[str, Outcome] = {}
-    for target, found in work.executor.run(partial(score, context, job), ready):
-        outcomes[target] = Outcome(clean=clean.predictions[target], adv=Predictions(_unwrap(found).numpy()))
-        work.notify(f"scoring {title}", len(outcomes), len(ready))
+    found = _score(work, f"scoring {title}", job, crafted.images, ready)
+    outcomes = {t: Outcome(clean=clean.predictions[t], adv=adv) for t, adv in found.items()}
     order = context.suite.target_names
     row = template(
         outcomes={t: outcomes[t] for t in order if t in outcomes},
@@ -286,9 +230,36 @@ def _job(work: Work, job: Job, clean: Clean, targets: list[str]) -> None:
     report.written.append(write_row(report.folder, row))
 
 
-def _craft_task(context: Context, job: Job, blocks: tuple[tuple[int, int], ...]) -> None:
-    for start, stop in blocks:
-        craft_block(context, job, start, stop)
+def _craft(work: Work, title: str, job: Job) -> Crafted:
+    """Have the blocks crafted that the cache lacks, keep each as it comes, and return all images."""
+    context = work.context
+    key = workbench(context).craft_key(job.substitute, job.attack, job.seed)
+    blocks = lacking(context, job)
+    per_task = max(1, -(-(work.batch_size or 1) // context.suite.block))
+    tasks = [tuple(blocks[i : i + per_task]) for i in range(0, len(blocks), per_task)]
+    done = 0
+    for task, result in work.executor.run(partial(make_blocks, context, job, key), tasks):
+        for made in _unwrap(result):
+            keep(context, key, made)
+        done += len(task)
+        work.notify(title, done, len(blocks))
+    return collect(context, job)
+
+
+def _score(work: Work, title: str, job: Job | None, images: Tensor, targets: list[str]) -> dict[str, Predictions]:
+    """Return the targets' predictions on images, from the cache where it has them."""
+    context = work.context
+    bench = workbench(context)
+    known = {target: shards.read(score_path(context, job, target)) for target in targets}
+    found = {target: Predictions(shard[0].numpy()) for target, shard in known.items() if shard is not None}
+    todo = [(target, bench.sha256(target)) for target in targets if target not in found]
+    shipped = None if work.executor.sees_cache else images.numpy()
+    for (target, _), result in work.executor.run(partial(predictions, context, job, shipped), todo):
+        adv = np.array(_unwrap(result))
+        shards.write(score_path(context, job, target), torch.from_numpy(adv))
+        found[target] = Predictions(adv)
+        work.notify(title, len(found), len(targets))
+    return found
 
 
 def _template(bench: Workbench, job: Job, snapshot: Snapshot) -> Callable[..., Row]:
@@ -298,8 +269,6 @@ def _template(bench: Workbench, job: Job, snapshot: Snapshot) -> Callable[..., R
     weights = [bench.sha256(m) for m in bench.suite.substitute(job.substitute).models]
 
     def make(outcomes: dict[str, Outcome], failures: dict[str, str], crafted: Crafted | None = None) -> Row:
-        from harness.shards import digest
-
         return Row(
             suite=bench.suite.name,
             suite_version=bench.suite.version,
@@ -310,7 +279,7 @@ def _template(bench: Workbench, job: Job, snapshot: Snapshot) -> Callable[..., R
             substitute_sha256=weights[0] if len(weights) == 1 else hashlib.sha256("".join(weights).encode()).hexdigest(),
             seed=job.seed,
             limit=bench.context.limit,
-            images_sha256=digest(crafted.images) if crafted else "0" * 64,
+            images_sha256=shards.digest(crafted.images) if crafted else "0" * 64,
             max_level=max_level(crafted.images, bench.data.images) if crafted else 0,
             outcomes=outcomes,
             failures=failures,

@@ -1,0 +1,120 @@
+"""What a notebook does with the harness: suites, runs and boards in Python; heavy imports wait for the first call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from harness.board import Board
+    from harness.executors import Kind
+    from harness.runner import Report
+    from harness.suite import Suite
+    from harness.unfinished import Request
+
+
+def load_suite(name: str | Path) -> Suite:
+    """Return a suite by its name, or from a YAML file: one of your own, or the suite.yaml of a leaderboard folder.
+
+    Raises:
+        UserError: no such suite or file, or the file is malformed.
+    """
+    from harness.suite import load
+
+    return load(str(name))
+
+
+def load_board(suite: str | Path, *, version: int | None = None, out: str | Path = "leaderboards", mixed: bool = False) -> Board:
+    """Return the board of a suite from its rows, without running anything.
+
+    Args:
+        suite: name of the suite, or the path of a leaderboard folder.
+        version: a version of the suite; None is the newest.
+        out: folder of the leaderboards.
+        mixed: rank and compare tiers of evidence together.
+
+    Raises:
+        UserError: there is no such board, or a file of it is damaged.
+    """
+    from harness.board import load
+    from harness.snapshot import board_folder
+
+    return load(board_folder(Path(out), str(suite), version), mixed=mixed)
+
+
+def run(
+    suite: str | Path | Suite,
+    *,
+    attacks: Sequence[str] = (),
+    substitutes: Sequence[str] = (),
+    targets: Sequence[str] = (),
+    seeds: Sequence[int] = (),
+    limit: int | None = None,
+    device: str = "cpu",
+    out: str | Path = "leaderboards",
+    overlays: Sequence[str | Path] = (),
+    workers: int | None = None,
+    batch_size: int | None = None,
+    executor: Kind = "local",
+    address: str | None = None,
+    gpus: float | None = None,
+    notify: Callable[[str, int, int], None] | None = None,
+) -> Board:
+    """Craft, check and score a suite, write its rows and board below `out`, and return the board.
+
+    What is done already is kept; a run that was stopped goes on when it is asked for again.
+
+    Args:
+        suite: name of a suite, its file, or a suite in memory.
+        attacks: only these attacks; () is all of the suite, and so for substitutes, targets and seeds.
+        substitutes: only these substitutes.
+        targets: only these targets.
+        seeds: these seeds instead of the suite's.
+        limit: only the first images; such a run has a folder of its own.
+        device: where to compute, such as cuda:0.
+        out: folder of the leaderboards.
+        overlays: registry files of your own.
+        workers: tasks that run at a time; None suits the device. Worker processes import your main module, so in a script
+            the call belongs under `if __name__ == "__main__":`.
+        batch_size: images in flight in a worker; never changes a result.
+        executor: this machine, or a Ray cluster.
+        address: the cluster's; one is started on this machine when None.
+        gpus: GPUs, or a fraction of one, that each task on the cluster takes.
+        notify: called with what is being done, how much of it is done, and how much there is.
+
+    Raises:
+        UserError: unknown names, an unusable device or folder, or nothing could run at all.
+    """
+    from harness.unfinished import Request
+
+    chosen, source = (load_suite(suite), str(suite)) if isinstance(suite, str | Path) else (suite, None)
+    request = Request(
+        suite=source or str(Path(out) / chosen.name / f"v{chosen.version}" / "suite.yaml"),
+        attacks=tuple(attacks),
+        substitutes=tuple(substitutes),
+        targets=tuple(targets),
+        seeds=tuple(seeds),
+        limit=limit,
+        device=device,
+        overlays=tuple(str(path) for path in overlays),
+        workers=workers,
+        batch_size=batch_size,
+        executor=executor,
+        address=address,
+        gpus=gpus,
+    )
+    return perform(chosen, request, Path(out), notify)[1]
+
+
+def perform(
+    suite: Suite, request: Request, out: Path, notify: Callable[[str, int, int], None] | None = None
+) -> tuple[Report, Board]:
+    """Run a suite as a request asks, write its board, and return what was done and the board."""
+    from harness import runner
+    from harness.board import load, write_files
+
+    report = runner.run(suite, request, out, notify)
+    board = load(report.folder)
+    write_files(board, report.folder)
+    return report, board

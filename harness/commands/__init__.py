@@ -1,0 +1,1 @@
+"""The commands of `harness` by topic: each module adds its own to the group; only these and cli.py print or import click."""

@@ -1,0 +1,89 @@
+"""Commands that read boards and run nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from harness.commands.common import out_option, print_board, suite_option
+from zoo.cli import json_option
+from zoo.errors import UserError
+
+
+@click.command("compare")
+@click.argument("names", nargs=-1)
+@click.option("--suite", "suite_name", required=True, help="The suite whose board is compared.")
+@click.option("--paper", is_flag=True, help="Put the paper's figures beside ours.")
+@click.option("--versions", nargs=2, type=click.IntRange(min=1), help="Two versions of the suite.")
+@out_option
+def compare_command(names: tuple[str, ...], suite_name: str, paper: bool, versions: tuple[int, int] | None, out: Path) -> None:
+    """Compare a board with the paper, two of its rows (SUBSTITUTE:ATTACK each), or two versions of a suite.
+
+    \b
+    Examples:
+      harness compare --suite imagenet-qnn --paper
+      harness compare --suite digits-qnn digits-resnet14-2bit-qaa:mim digits-resnet14:mim
+      harness compare --suite digits-qnn --versions 1 2
+    """
+    from harness.board import load
+    from harness.board.compare import compare_boards, compare_lines, compare_reported, reported_table, versus_table
+    from harness.snapshot import board_folder
+
+    if versions:
+        a, b = (load(board_folder(out, suite_name, v)) for v in versions)
+        click.echo(compare_boards(a.lines, b.lines).to_text())
+        return
+    board = load(board_folder(out, suite_name))
+    if paper:
+        if not board.suite.reported:
+            raise UserError(f"suite {suite_name} repeats no figures of the paper; see harness show or its YAML")
+        click.echo(reported_table(compare_reported(board.frame, board.lines)).to_text())
+        return
+    if len(names) != 2 or not all(":" in n for n in names):
+        raise UserError("name two rows as SUBSTITUTE:ATTACK, or give --paper, or --versions A B")
+    first, second = (board.line(*n.split(":", 1)) for n in names)
+    click.echo(versus_table(first, second, compare_lines(first, second)).to_text())
+
+
+@click.command("board")
+@suite_option
+@click.option("--version", "version", type=click.IntRange(min=1), help="A version of the suite; the newest by default.")
+@click.option("--check", is_flag=True, help="Fail when the board's files and its rows disagree.")
+@click.option("--mixed", is_flag=True, help="Rank and compare tiers of evidence together.")
+@click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="Also draw ASR against bits as SVG or PNG.")
+@out_option
+@json_option
+def board_command(
+    suite_name: str, version: int | None, check: bool, mixed: bool, plot: Path | None, out: Path, as_json: bool
+) -> None:
+    """Print the leaderboard of a suite from its rows, without running anything.
+
+    \b
+    Examples:
+      harness board --suite digits-qnn
+      harness board --suite digits-qnn --check
+      harness board --suite digits-qnn --plot digits-qnn.svg
+    """
+    from harness.board import check as check_folder
+    from harness.board import load
+    from harness.snapshot import board_folder
+
+    folder = board_folder(out, suite_name, version)
+    if check:
+        problems = check_folder(folder)
+        for problem in problems:
+            click.echo(problem, err=True)
+        if problems:
+            raise click.exceptions.Exit(1)
+        click.echo(f"{folder}: files and rows agree")
+        return
+    board = load(folder, mixed=mixed)
+    if plot is not None:
+        from harness.figure import draw
+
+        draw(board, plot)
+    print_board(board, as_json)
+
+
+COMMANDS = (compare_command, board_command)

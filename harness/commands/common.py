@@ -1,0 +1,95 @@
+"""Options and output that several commands share."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from zoo.cli import json_option
+
+if TYPE_CHECKING:
+    from harness.board import Board
+    from harness.runner import Notify
+
+out_option = click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("leaderboards"),
+    show_default=True,
+    help="Folder of the leaderboards.",
+)
+suite_option = click.option("--suite", "suite_name", required=True, help="A suite's name (harness list), or a YAML file.")
+device_option = click.option("--device", default="cpu", show_default=True, help="Where to run, such as cuda:0.")
+
+
+def selecting(command: Any) -> Any:
+    """Add the options that choose a part of a suite and where it runs."""
+    for option in reversed(
+        [
+            suite_option,
+            click.option("--attack", "attacks", multiple=True, help="Only this attack (harness attacks); repeatable."),
+            click.option("--substitute", "substitutes", multiple=True, help="Only this substitute of the suite; repeatable."),
+            click.option("--target", "targets", multiple=True, help="Only this target of the suite; repeatable."),
+            click.option("--seed", "seeds", multiple=True, type=click.IntRange(min=0), help="Seeds instead of the suite's."),
+            click.option("--limit", type=click.IntRange(min=1), help="Only the first N images; goes to a folder of its own."),
+            device_option,
+            out_option,
+            json_option,
+        ]
+    ):
+        command = option(command)
+    return command
+
+
+def executing(command: Any) -> Any:
+    """Add the options that say what does the work."""
+    for option in reversed(
+        [
+            click.option("--workers", type=click.IntRange(min=1), help="Processes; the usable cores on a CPU, one on a GPU."),
+            click.option("--batch-size", type=click.IntRange(min=1), help="Images in flight in a worker; changes no result."),
+            click.option(
+                "--executor", type=click.Choice(["local", "ray"]), default="local", show_default=True, help="What does the work."
+            ),
+            click.option("--address", help="Address of a Ray cluster; one is started on this machine when left out."),
+            click.option("--gpus", type=click.FloatRange(min=0), help="GPUs, or a fraction of one, that each task takes on Ray."),
+        ]
+    ):
+        command = option(command)
+    return command
+
+
+def print_board(board: Board, as_json: bool) -> None:
+    """Print a board as text or JSON."""
+    click.echo(json.dumps(board.to_json(), indent=2, ensure_ascii=False) if as_json else board.to_text())
+
+
+class Progress:
+    """One bar per stage on a terminal; elsewhere one line per stage."""
+
+    def __init__(self) -> None:
+        self._bar: Any = None
+        self._title = ""
+
+    def __enter__(self) -> Notify:
+        return self._update
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def _update(self, title: str, done: int, total: int) -> None:
+        if not sys.stderr.isatty():
+            if done == total:
+                click.echo(f"{title}: {total}", err=True)
+            return
+        from tqdm import tqdm
+
+        if title != self._title:
+            if self._bar is not None:
+                self._bar.close()
+            self._bar, self._title = tqdm(total=total, desc=title, leave=False, file=sys.stderr), title
+        self._bar.update(done - self._bar.n)

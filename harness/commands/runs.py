@@ -1,0 +1,177 @@
+"""Commands that run a suite or say what a run would do, has done, or did."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from harness.commands.common import Progress, device_option, executing, out_option, print_board, selecting, suite_option
+from zoo.cli import emit, human, json_option, open_registry
+
+if TYPE_CHECKING:
+    from harness.unfinished import Request
+
+
+@click.command("run")
+@selecting
+@executing
+@click.option("--dry-run", is_flag=True, help="Print the plan and do nothing (harness plan).")
+@click.pass_obj
+def run_command(overlays: tuple[Path, ...], /, out: Path, as_json: bool, dry_run: bool, **asked: Any) -> None:
+    """Craft, check and score a suite, write its rows, and print the board.
+
+    What is done already is kept: the same command goes on after a stop, and a second run reuses everything.
+
+    \b
+    Examples:
+      harness run --suite digits-qnn
+      harness run --suite digits-qnn --attack mim --substitute digits-resnet14-2bit-qaa
+      harness run --suite digits-qnn --limit 50 --out /tmp/boards
+      harness run --suite leaderboards/digits-qnn/v1/suite.yaml
+    """
+    request = _request(overlays, asked)
+    if dry_run:
+        _print_plan(request, out, as_json, measure=True)
+    else:
+        _run(request, out, as_json)
+
+
+def _request(overlays: tuple[Path, ...], asked: dict[str, Any]) -> Request:
+    from harness.unfinished import Request
+
+    open_registry(overlays)
+    asked["suite"] = asked.pop("suite_name")
+    return Request(overlays=tuple(str(p) for p in overlays), **asked)
+
+
+def _run(request: Request, out: Path, as_json: bool) -> None:
+    from harness.api import perform
+    from harness.suite import load
+
+    with Progress() as progress:
+        report, board = perform(load(request.suite), request, out, progress)
+    for reason in dict.fromkeys(report.blocked.values()):
+        click.echo(f"missing: {reason}", err=True)
+    click.echo(f"{len(report.written)} rows made, {len(report.reused)} kept; {report.folder}", err=True)
+    print_board(board, as_json)
+
+
+@click.command("resume")
+@click.option("--suite", "suite_name", help="The suite whose run stopped; may be left out when only one did.")
+@out_option
+@json_option
+def resume_command(suite_name: str | None, out: Path, as_json: bool) -> None:
+    """Go on with a run that was stopped, with the arguments it was started with.
+
+    \b
+    Example:
+      harness resume --suite digits-qnn
+    """
+    from harness.unfinished import only_unfinished, unfinished
+
+    request = unfinished(only_unfinished(out, suite_name or "*"))
+    assert request is not None
+    _run(request, out, as_json)
+
+
+@click.command("plan")
+@selecting
+@click.option("--no-measure", is_flag=True, help="Leave out the estimate of time, which runs each model for a moment.")
+@click.pass_obj
+def plan_command(overlays: tuple[Path, ...], /, out: Path, as_json: bool, no_measure: bool, **asked: Any) -> None:
+    """Say what a run would do: jobs, models to fetch or build, cost in passes, time and disk, and what is done.
+
+    \b
+    Example:
+      harness plan --suite digits-qnn --limit 100
+    """
+    _print_plan(_request(overlays, asked), out, as_json, measure=not no_measure)
+
+
+def _print_plan(request: Request, out: Path, as_json: bool, measure: bool) -> None:
+    from harness.plan import plan
+    from harness.runner import check_device
+    from harness.suite import load
+    from harness.workbench import Context, workbench
+
+    check_device(request.device)
+    context = Context(load(request.suite), request.overlays, request.device, request.limit)
+    found = plan(workbench(context), request.selection, out, measure)
+    if as_json:
+        click.echo(json.dumps(found.to_json(), indent=2, ensure_ascii=False))
+        return
+    keys = {"substitute": "substitute", "attack": "attack", "seed": "seed", "images": "images", "done": "done", "row": "row"}
+    emit([j.__dict__ for j in found.jobs], False, {**keys, "forwards": "forwards", "backwards": "backwards"})
+    absent = {m.missing: m for m in found.models if m.missing}
+    click.echo()
+    for reason in absent:
+        click.echo(f"missing: {reason}")
+    rows = sum(j.row for j in found.jobs)
+    time = "unknown" if found.seconds is None else _duration(found.seconds)
+    click.echo(
+        f"{found.suite} v{found.version}: {len(found.jobs)} jobs on {found.images} images, {rows} rows there; "
+        f"about {time} in one process on {found.device}, {human(found.disk)} of images to store"
+    )
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+@click.command("status")
+@suite_option
+@out_option
+@json_option
+def status_command(suite_name: str, out: Path, as_json: bool) -> None:
+    """Say which rows of a suite are there, and whether a run of it stopped half-way.
+
+    \b
+    Example:
+      harness status --suite digits-qnn
+    """
+    from harness.plan import status
+    from harness.suite import load
+    from harness.unfinished import unfinished
+
+    suite = load(suite_name)
+    folder = out / suite.name / f"v{suite.version}"
+    rows = status(suite, folder)
+    emit(rows, as_json, {"name": "row", "state": "state", "reason": "reason"})
+    if not as_json and unfinished(folder) is not None:
+        click.echo(f"a run stopped here; go on with: harness resume --suite {suite.name}", err=True)
+
+
+@click.command("reproduce")
+@click.argument("row", type=click.Path(path_type=Path))
+@device_option
+@json_option
+@click.pass_obj
+def reproduce_command(overlays: tuple[Path, ...], /, row: Path, device: str, as_json: bool) -> None:
+    """Make one ROW again from its provenance and say whether the bytes, or the rates, agree; exits with 1 if neither.
+
+    \b
+    Example:
+      harness reproduce leaderboards/digits-qnn/v1/rows/digits-vgg--mim--s0.json
+    """
+    from dataclasses import asdict
+
+    from harness.executors.local import single_thread
+    from harness.reproduce import reproduce
+
+    single_thread()
+    verdict = reproduce(row, device, tuple(str(p) for p in overlays))
+    if as_json:
+        facts = {"name": row.name, "images_identical": verdict.images_identical, "identical": verdict.identical}
+        click.echo(json.dumps({**facts, "agrees": verdict.agrees, "targets": [asdict(t) for t in verdict.targets]}, indent=2))
+    else:
+        click.echo(verdict.words)
+    if not verdict.agrees:
+        raise click.exceptions.Exit(1)
+
+
+COMMANDS = (run_command, resume_command, plan_command, status_command, reproduce_command)
