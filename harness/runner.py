@@ -40,6 +40,7 @@ from harness.selection import Job
 from harness.snapshot import Snapshot, take
 from harness.suite import Suite
 from harness.unfinished import Request, remembered
+from harness.versions import begin
 from harness.workbench import Context, Workbench, workbench
 from zoo.errors import UserError
 from zoo.evaluate import wilson
@@ -105,6 +106,8 @@ def run(suite: Suite, request: Request, out: Path, notify: Notify | None = None)
     executor = open_executor(request.executor, request.device, request.workers, request.address, request.gpus)
     with exclusive(report.folder), cache_in_use(context.cache_folder), remembered(report.folder, request):
         _claim_folder(report.folder, snapshot)
+        if context.limit is None:
+            begin(report.folder, suite)
         with executor as opened:
             work = Work(context, snapshot, opened, notify or (lambda what, done, total: None), report, request.batch_size)
             clean = _clean(work, [t for t in targets if t not in blocked])
@@ -143,9 +146,11 @@ def _claim_folder(folder: Path, snapshot: Snapshot) -> None:
     """Write the suite's snapshot into its folder, or check that the folder holds the same suite."""
     known = Snapshot.read(folder) if (folder / "suite.yaml").is_file() else None
     if known is not None and known.digest != snapshot.digest and any((folder / "rows").glob("*.json")):
+        name = snapshot.suite.name
         raise UserError(
-            f"{folder} holds rows of another {snapshot.suite.name} (digest {known.digest[:12]}, now {snapshot.digest[:12]}): "
-            f"its models, images or settings changed; raise the suite's version, or choose another folder with --out"
+            f"{folder} holds rows of another {name} (digest {known.digest[:12]}, now {snapshot.digest[:12]}): "
+            f"{snapshot.change_from(known)}; raise the suite's version (harness suite bump {name} --because ...), "
+            f"or choose another folder with --out"
         )
     snapshot.write(folder)
 

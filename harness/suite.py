@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -117,6 +116,10 @@ class Suite(Record):
             for name in (pair.substitute, pair.baseline, *pair.controls):
                 if name not in names:
                     raise ValueError(f"pairs name {name!r}, which is no substitute of the suite{did_you_mean(name, names)}")
+        for figure in self.reported:
+            for kind, name, known in (("substitute", figure.substitute, names), ("target", figure.target, targets)):
+                if name not in known:
+                    raise ValueError(f"reported names {name!r}, which is no {kind} of the suite{did_you_mean(name, known)}")
         return self
 
     @property
@@ -166,22 +169,33 @@ def names() -> list[str]:
 
 
 def load(name: str) -> Suite:
-    """Return a suite by its name, or from a YAML file of the user's own.
+    """Return a suite by its name, or from a file: one of the user's own, or the suite.yaml of a leaderboard folder.
 
     Raises:
         UserError: no such suite or file, or the file is malformed.
     """
+    return _load(find(name))
+
+
+def find(name: str) -> Path:
+    """Return the file of a suite that ships with the package, or the path that `name` is.
+
+    Raises:
+        UserError: there is no such suite.
+    """
     if name.endswith((".yaml", ".yml")):
-        return _load(Path(name))
+        return Path(name)
     if name not in names():
         near = did_you_mean(name, names())
         raise UserError(f"unknown suite {name!r}{near}; see harness list, or give the path of a .yaml file")
-    return _load(FOLDER / f"{name}.yaml")
+    return FOLDER / f"{name}.yaml"
 
 
-@lru_cache(maxsize=32)
 def _load(path: Path) -> Suite:
-    suite = validate(Suite, _expand(_included(path, ()), path), str(path))
+    data = _included(path, ())
+    if "suite" in data and "digest" in data:  # a leaderboard folder's record of what was run
+        return validate(Suite, data["suite"], f"{path}: suite")
+    suite = validate(Suite, _expand(data, path), str(path))
     if path.parent == FOLDER and suite.name != path.stem:
         raise UserError(f"{path}: name is {suite.name!r} but the file is called {path.stem!r}")
     return suite

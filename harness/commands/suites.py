@@ -1,0 +1,117 @@
+"""Commands about suites and attacks as such."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from harness.commands.common import out_option
+from zoo.cli import emit, json_option
+
+
+@click.command("list")
+@json_option
+def list_command(as_json: bool) -> None:
+    """List the suites that ship with the package.
+
+    \b
+    Example:
+      harness list --json
+    """
+    from harness.suite import load, names
+
+    rows: list[dict[str, Any]] = []
+    for name in names():
+        suite = load(name)
+        rows.append(
+            {
+                "name": suite.name,
+                "version": suite.version,
+                "title": suite.title,
+                "data": suite.data.name,
+                "budget": f"{suite.budget.levels}/255",
+                "attacks": suite.attack_names,
+                "substitutes": len(suite.substitutes),
+                "targets": len(suite.target_names),
+            }
+        )
+    headers = {"name": "name", "version": "version", "title": "title", "data": "data", "budget": "eps"}
+    emit(rows, as_json, {**headers, "substitutes": "substitutes", "targets": "targets"})
+
+
+@click.command("attacks")
+@json_option
+def attacks_command(as_json: bool) -> None:
+    """List the attacks: their family, their cost in passes per image at ten steps, their source.
+
+    \b
+    Example:
+      harness attacks --json
+    """
+    from harness.attacks import info, names
+
+    rows: list[dict[str, Any]] = []
+    for name in names():
+        record = info(name)
+        cost = record.attack().cost(10)
+        passes = {"forwards": cost.forwards if cost else None, "backwards": cost.backwards if cost else None}
+        rows.append({"name": name, "category": record.category, **passes, "source": record.source, "doc": record.doc})
+    headers = {"name": "name", "category": "category", "forwards": "forwards", "backwards": "backwards", "source": "source"}
+    emit(rows, as_json, headers)
+
+
+@click.group("suite")
+def suite_group() -> None:
+    """Show a suite, or raise its version.
+
+    \b
+    Examples:
+      harness suite show imagenet-qnn
+      harness suite bump digits-qnn --because "20 steps: every ASR rises by about 3 points"
+    """
+
+
+@suite_group.command("show")
+@click.argument("name")
+@json_option
+def show_command(name: str, as_json: bool) -> None:
+    """Print the suite NAME (or a YAML file) with everything that it includes, as YAML that is a suite itself.
+
+    \b
+    Example:
+      harness suite show imagenet-qnn
+    """
+    import yaml
+
+    from harness.suite import load
+
+    content = load(name).model_dump(mode="json")
+    text = json.dumps(content, indent=2, ensure_ascii=False) if as_json else yaml.safe_dump(content, sort_keys=False, width=120)
+    click.echo(text.rstrip())
+
+
+@suite_group.command("bump")
+@click.argument("name")
+@click.option("--because", required=True, help="What changes and what that does to the numbers, in one line.")
+@out_option
+def bump_command(name: str, because: str, out: Path) -> None:
+    """Raise the version of the suite NAME (or a YAML file) by one, with a line in the new version's changelog.
+
+    Do this with any change that moves a number. Older versions stay: show them with harness board --version, run them with
+    harness run --suite leaderboards/NAME/v1/suite.yaml.
+
+    \b
+    Example:
+      harness suite bump digits-qnn --because "20 steps: every ASR rises by about 3 points"
+    """
+    from harness.suite import find
+    from harness.versions import CHANGELOG, bump
+
+    suite = bump(name, because, out)
+    click.echo(f"{find(name)}: version {suite.version}; {out / suite.name / f'v{suite.version}' / CHANGELOG}")
+
+
+COMMANDS = (list_command, attacks_command, suite_group)
