@@ -162,7 +162,15 @@ def test_imagenet_from_a_folder_of_classes(tmp_path, monkeypatch):
     data = load("imagenet")
     assert data.labels.tolist() == [0, 1, 2] and data.ids[1] == "n01443537/1"
     assert (data.images[2].permute(1, 2, 0).numpy() == pixels(2, 512, 256)[16:240, 144:368]).all()  # 256 px high: only cropped
-    with pytest.raises(UserError, match="'test'"):
+    with pytest.raises(UserError, match=r"there is no folder .*train"):
+        load("imagenet", "train")
+    (tmp_path / "val").rename(tmp_path / "train")
+    train = load("imagenet", "train")
+    assert train.images.shape == (3, 3, 256, 256)  # squares, from which augmentation crops
+    assert (train.images[1].permute(1, 2, 0).numpy() == pixels(1, 512, 256)[:, 128:384]).all()
+    monkeypatch.delenv("ZOO_IMAGENET")
+    imagenet.load.cache_clear()
+    with pytest.raises(UserError, match="set ZOO_IMAGENET"):
         load("imagenet", "train")
 
 

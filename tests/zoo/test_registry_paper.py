@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from zoo.build import InputWrapper, create
+from zoo.recipes.order import needs
+from zoo.recipes.plan import OPTIONS, plan
 from zoo.registry import load
 
 REGISTRY = {name: entry for name, entry in load().items() if entry.data in ("imagenet", "cifar10")}
@@ -123,3 +125,19 @@ def test_qaa_entries_follow_the_paper():
         assert (entry.recipe.epochs, entry.recipe.batch_size, entry.recipe.weight_decay) == (1, 128, 1e-4)
     after_training = REGISTRY["vgg16-2bit-qdrop-qaa"]
     assert after_training.alternation and after_training.alternation.states == ("fp", "wa")
+
+
+@pytest.mark.parametrize("name", [n for n, e in load().items() if e.recipe and e.recipe.kind in OPTIONS])
+def test_every_recipe_is_complete(name):
+    assert plan(load()[name]).batch_size >= 1
+    for start in needs(load()[name]):
+        other = load()[start]
+        assert other.weights or other.recipe, f"{name} starts from {start}, which cannot be had"
+
+
+def test_a_network_that_another_one_is_trained_from_keeps_its_latent_weights():
+    """Packed low-bit codes cannot be trained further."""
+    for name, entry in load().items():
+        start = load()[entry.recipe.start] if entry.recipe and entry.recipe.start else None
+        if start and start.quant and start.recipe and not start.weights:
+            assert start.recipe.options.get("latent"), f"{name} starts from {start.name}"

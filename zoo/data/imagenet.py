@@ -1,7 +1,7 @@
-"""ImageNet's validation images, resized and cropped once into a file that is mapped, since 50,000 do not fit in memory.
+"""ImageNet, resized and cropped once into a file that is mapped, since its images do not fit in memory.
 
-They come from the folder that $ZOO_IMAGENET names (one folder for each class, or a CSV file), or else from the gated
-repository on the Hub, with the user's token.
+The validation images come from the folder that $ZOO_IMAGENET names, or else from the gated repository on the Hub, with the
+user's token; the training images from that folder only. It holds `train` and `val`, each with one folder for each class.
 """
 
 from __future__ import annotations
@@ -10,7 +10,9 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -22,28 +24,40 @@ from zoo.errors import UserError
 
 ENVIRONMENT = "ZOO_IMAGENET"
 CLASSES = 1000
-CROP = 0.875
-VIEWS = {"imagenet": (224, "bilinear"), "imagenet-299": (299, "bicubic")}
-"""Names of the two views: side of the crop and interpolation. Both keep the middle 7/8 of the shorter side."""
+
+
+@dataclass(frozen=True)
+class View:
+    """How images are prepared: the shorter side is resized to `resize`, then the middle square of `side` is taken."""
+
+    side: int
+    resize: int
+    interpolation: str = "bilinear"
+
+
+VIEWS = {"imagenet": View(224, 256), "imagenet-299": View(299, 341, "bicubic")}
+"""The test images as networks of each input size are measured on them: the middle 7/8 of the shorter side."""
+TRAIN = View(256, 256)
+"""Training images: squares, from which augmentation takes its crops. The whole set takes 252 GB of disk."""
 
 
 @lru_cache(maxsize=2)
 def load(name: str, split: str) -> Dataset:
-    """Return the validation images (split `test`) in one view: (N, 3, side, side).
+    """Return the validation images (split `test`) in one view, or the training images: (N, 3, side, side).
 
     Raises:
         UserError: another split is asked for, or the images cannot be had.
     """
-    if split != "test":
-        raise UserError(f"data set {name!r} has the split 'test' (the validation images) only, not {split!r}")
-    side, interpolation = VIEWS[name]
-    key, items = _items()
-    base = _folder() / hashlib.sha256(f"{key} {side} {interpolation} {CROP}".encode()).hexdigest()
+    if split not in ("train", "test"):
+        raise UserError(f"data set {name!r} has the splits 'train' and 'test' (the validation images), not {split!r}")
+    view = TRAIN if split == "train" else VIEWS[name]
+    key, items = _items(split)
+    base = _folder() / hashlib.sha256(f"{key} {view}".encode()).hexdigest()
     index = base.with_suffix(".json")
     if not index.is_file():
-        _build(name, base, items(), _crop(side, interpolation))
+        _build(f"{name} {split}", base, items(), view)
     found = json.loads(index.read_text(encoding="utf-8"))
-    count = len(found["ids"])
+    count, side = len(found["ids"]), view.side
     flat = torch.from_file(str(base.with_suffix(".u8")), shared=False, size=count * 3 * side * side, dtype=torch.uint8)
     labels = torch.tensor(found["labels"], dtype=torch.int64)
     return Dataset(name, split, flat.view(count, 3, side, side), labels, tuple(found["ids"]))
@@ -57,54 +71,64 @@ def _folder() -> Path:
     return folder
 
 
-def _items() -> tuple[str, Callable[[], Iterator[Item]]]:
+def _items(split: str) -> tuple[str, Callable[[], Iterator[Item]]]:
     """Return what identifies the images, and how to read them."""
     local = os.environ.get(ENVIRONMENT)
     if local:
         folder = Path(local).expanduser()
-        folder = folder / "val" if (folder / "val").is_dir() else folder
+        inner = folder / ("train" if split == "train" else "val")
+        if split == "train" or inner.is_dir():
+            folder = inner
         if not folder.is_dir():
-            raise UserError(f"${ENVIRONMENT} names {folder}, which is no folder")
+            raise UserError(f"{ENVIRONMENT} is {local}, but there is no folder {folder}")
         listing = [(str(p.relative_to(folder)), p.stat().st_size) for p in sorted(folder.rglob("*")) if p.is_file()]
         return json.dumps(listing), lambda: from_folder(folder)
+    if split == "train":
+        raise UserError(f"ImageNet's training images are read from a folder: set {ENVIRONMENT} to the one with train and val in it")
     from zoo.data import hub
 
     return hub.SETS["imagenet"].revision, lambda: hub.items("imagenet", "test")
 
 
-def _build(name: str, base: Path, items: Iterator[Item], crop: Callable[[Any], Any]) -> None:
+def _build(name: str, base: Path, items: Iterator[Item], view: View) -> None:
+    """Prepare all images, several at a time, and write them one after another."""
+    from concurrent.futures import ThreadPoolExecutor
+
     from tqdm import tqdm
+
+    from zoo.hub.cache import write_atomically
 
     ids: list[str] = []
     labels: list[int] = []
     part = base.with_suffix(f".part{os.getpid()}")
+    crop = _crop(view)
     try:
-        with part.open("wb") as file:
-            for item in tqdm(items, desc=f"preparing {name}", unit=" images", disable=None):
-                file.write(decode(item, prepare=crop).numpy().tobytes())
-                ids.append(item.id)
-                labels.append(item.label)
+        with part.open("wb") as file, ThreadPoolExecutor() as pool, tqdm(desc=f"preparing {name}", disable=None) as bar:
+            while batch := list(islice(items, 256)):
+                for image in pool.map(lambda item: decode(item, prepare=crop), batch):
+                    file.write(image.numpy().data)
+                ids += [item.id for item in batch]
+                labels += [item.label for item in batch]
+                bar.update(len(batch))
         if not ids:
             raise UserError(f"{name}: no images found")
         check_labels(name, labels, CLASSES)
         part.replace(base.with_suffix(".u8"))
+    except OSError as error:
+        raise UserError(f"{name}: cannot write {part} ({error}); ZOO_CACHE moves the cache") from error
     finally:
         part.unlink(missing_ok=True)
-    from zoo.hub.cache import write_atomically
-
     write_atomically(base.with_suffix(".json"), json.dumps({"ids": ids, "labels": labels}).encode())
 
 
-def _crop(side: int, interpolation: str) -> Callable[[Any], Any]:
-    """Return the usual evaluation transform: resize the shorter side to side / 0.875, take the middle."""
-
+def _crop(view: View) -> Callable[[Any], Any]:
     def apply(image: Any) -> Any:
         from PIL import Image
 
-        method = Image.Resampling.BILINEAR if interpolation == "bilinear" else Image.Resampling.BICUBIC
-        scale = int(side / CROP) / min(image.size)
-        image = image.resize([max(side, round(length * scale)) for length in image.size], method)
-        left, top = ((length - side) // 2 for length in image.size)
-        return image.crop((left, top, left + side, top + side))
+        method = Image.Resampling.BILINEAR if view.interpolation == "bilinear" else Image.Resampling.BICUBIC
+        scale = view.resize / min(image.size)
+        image = image.resize([max(view.side, round(length * scale)) for length in image.size], method)
+        left, top = ((length - view.side) // 2 for length in image.size)
+        return image.crop((left, top, left + view.side, top + view.side))
 
     return apply
