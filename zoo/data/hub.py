@@ -93,7 +93,8 @@ def items(name: str, split: str) -> Iterator[Item]:
 def fetch(name: str, split: str) -> list[Path]:
     """Return the verified files of one split of a pinned data set."""
     from zoo.hub import Options
-    from zoo.hub.transfer import Want, get, hub_source
+    from zoo.hub.servers import hub_source
+    from zoo.hub.transfer import Want, get
 
     pinned = SETS[name]
     if split not in pinned.splits:

@@ -10,7 +10,8 @@ from zoo.entry import ModelEntry, Weights
 from zoo.errors import UserError
 from zoo.hub.cache import sha256_of
 from zoo.hub.pins import Scalar
-from zoo.hub.transfer import Options, asking_hub
+from zoo.hub.servers import asking_hub
+from zoo.hub.transfer import Options
 from zoo.hub.weights import fetch_with
 
 if TYPE_CHECKING:

@@ -11,7 +11,8 @@ from zoo.errors import UserError
 from zoo.hub.cache import sha256_of
 from zoo.hub.lock import model_info
 from zoo.hub.pins import Scalar
-from zoo.hub.transfer import asking_hub, is_safetensors
+from zoo.hub.servers import asking_hub
+from zoo.hub.transfer import is_safetensors
 
 if TYPE_CHECKING:
     from huggingface_hub import ModelCard

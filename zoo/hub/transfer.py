@@ -11,15 +11,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from zoo.errors import UserError
 from zoo.hub.cache import Cache, key_of, sha256_of
-
-if TYPE_CHECKING:
-    from huggingface_hub import HfApi
-
-TRANSIENT = (408, 425, 429, 500, 502, 503, 504)
+from zoo.hub.servers import TRANSIENT, Source, describe, http_library, refusal, request_headers
 
 
 @dataclass(frozen=True)
@@ -49,19 +45,6 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Source:
-    """One file at one place. `label` names it for people; `repo` is set when it is in a Hub repository.
-
-    `immutable` says that the address names a commit, so that what was there once must be there for ever.
-    """
-
-    url: str
-    label: str
-    repo: str | None = None
-    immutable: bool = False
-
-
-@dataclass(frozen=True)
 class Want:
     """What a file must be. An unknown hash is taken from what was recorded at the first download, if any."""
 
@@ -77,21 +60,6 @@ class StoppedError(Exception):
 
 class _RetryError(Exception):
     """A failure that may pass."""
-
-
-def endpoint() -> str:
-    """Return the Hub in use: $HF_ENDPOINT or the public one."""
-    return (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
-
-
-def hub_source(repo: str, revision: str | None, file: str, *, dataset: bool = False) -> Source:
-    """Return the place of one file of a Hub repository; a null revision means main."""
-    from urllib.parse import quote
-
-    prefix = "datasets/" if dataset else ""
-    url = f"{endpoint()}/{prefix}{repo}/resolve/{revision or 'main'}/{quote(file)}"
-    label = f"{prefix}{repo}/{file} at {revision[:12] if revision else 'main'}"
-    return Source(url, label, repo=prefix + repo, immutable=revision is not None)
 
 
 def get(source: Source, want: Want, options: Options) -> Path:
@@ -184,7 +152,7 @@ def _download(source: Source, want: Want, part: Path, options: Options) -> str |
                 reached = part.stat().st_size if part.exists() else 0
                 failures = 0 if reached > furthest else failures + 1
                 furthest = max(furthest, reached)
-                unreachable = isinstance(error.__cause__, _httpx().ConnectError | _httpx().ConnectTimeout)
+                unreachable = isinstance(error.__cause__, http_library().ConnectError | http_library().ConnectTimeout)
                 if failures >= (min(2, patience.attempts) if unreachable else patience.attempts):
                     raise UserError(
                         f"{want.name}: cannot get {source.label}: {error}; gave up after {failures} tries without progress. "
@@ -198,11 +166,11 @@ def _stream(source: Source, want: Want, part: Path, options: Options, bar: Any) 
     from huggingface_hub import get_session
     from huggingface_hub.errors import OfflineModeIsEnabled
 
-    httpx, patience = _httpx(), options.patience
+    httpx, patience = http_library(), options.patience
     start = part.stat().st_size if part.exists() else 0
     if want.size is not None and start == want.size:
         return None
-    headers = _headers(source) | ({"Range": f"bytes={start}-"} if start else {})
+    headers = request_headers(source) | ({"Range": f"bytes={start}-"} if start else {})
     timeout = httpx.Timeout(patience.read, connect=patience.connect)
     try:
         with get_session().stream("GET", source.url, headers=headers, timeout=timeout) as response:
@@ -215,7 +183,7 @@ def _stream(source: Source, want: Want, part: Path, options: Options, bar: Any) 
             _write(part, start, response, want, options, bar)
             return _stated_sha256(response)
     except (httpx.TransportError, httpx.DecodingError) as error:
-        raise _RetryError(_describe(error)) from error
+        raise _RetryError(describe(error)) from error
     except OfflineModeIsEnabled as error:
         raise UserError(f"{want.name}: {error}") from None
     except OSError as error:
@@ -262,26 +230,7 @@ def _check_status(source: Source, want: Want, response: Any) -> None:
         return
     if status in TRANSIENT:
         raise _RetryError(f"the server answered {status}")
-    raise UserError(f"{want.name}: {source.label}: {_refusal(source, status, code)}")
-
-
-def _refusal(source: Source, status: int, code: str) -> str:
-    page = f"{endpoint()}/{source.repo}"
-    if code == "GatedRepo" or (status == 403 and source.repo):
-        return (
-            f"the repository is gated ({status}): accept its terms at {page}, then log in with `hf auth login` or set HF_TOKEN "
-            "to a token that may read it"
-        )
-    if code == "RevisionNotFound":
-        return f"the repository has no such revision ({status}): the pin in the registry is wrong or the history was rewritten"
-    if code == "EntryNotFound":
-        return f"the repository has no such file at this revision ({status}); see {page}/tree/main"
-    if source.repo and (status == 401 or code == "RepoNotFound"):
-        return (
-            f"no such repository, or a private one, or a wrong token ({status}): check the name; for a private one log in with "
-            "`hf auth login` or set HF_TOKEN"
-        )
-    return f"the server answered {status}; nothing to download at {source.url}"
+    raise UserError(f"{want.name}: {source.label}: {refusal(source, status, code)}")
 
 
 def _stated_sha256(response: Any) -> str | None:
@@ -301,56 +250,6 @@ def _check_room(part: Path, response: Any, want: Want) -> None:
             f"{want.name}: needs {int(length) / 1e6:.0f} MB and {part.parent} has {free / 1e6:.0f} MB left; "
             "`zoo cache` shows what could go, and ZOO_CACHE moves the cache"
         )
-
-
-def _headers(source: Source) -> dict[str, str]:
-    headers = {"User-Agent": "qnn-transfer-zoo", "Accept-Encoding": "identity"}
-    if source.repo:  # only the Hub sees the user's token
-        from huggingface_hub import get_token
-
-        token = get_token()
-        if token:
-            headers["Authorization"] = f"Bearer {token}"
-    return headers
-
-
-@contextmanager
-def asking_hub(name: str, repo: str, *, write: bool = False) -> Iterator[HfApi]:
-    """Hand out the Hub's API, to read from or `write` to a repository; what goes wrong becomes one clear error."""
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
-
-    httpx = _httpx()
-    source = Source(f"{endpoint()}/{repo}", repo, repo=repo)
-    try:
-        yield HfApi(endpoint=endpoint())
-    except HfHubHTTPError as error:
-        status = error.response.status_code
-        if status in TRANSIENT:
-            raise UserError(f"{name}: {repo}: the Hub answered {status}; try again later") from None
-        if write and status in (401, 403):
-            cure = "log in with `hf auth login`, or set HF_TOKEN, with a token that may write there"
-            raise UserError(f"{name}: {repo}: not allowed to write ({status}); {cure}") from None
-        raise UserError(f"{name}: {repo}: {_refusal(source, status, error.response.headers.get('X-Error-Code', ''))}") from None
-    except (HFValidationError, OfflineModeIsEnabled) as error:
-        raise UserError(f"{name}: {repo}: {' '.join(str(error).split())}") from None
-    except httpx.HTTPError as error:
-        raise UserError(f"{name}: cannot reach {endpoint()}: {_describe(error)}; check the connection and HF_ENDPOINT") from None
-
-
-def _describe(error: Exception) -> str:
-    return f"{type(error).__name__}{f' ({error})' if str(error) else ''}"
-
-
-def _httpx() -> Any:
-    """Return the HTTP library under huggingface_hub: httpx2 since its version 2, httpx before."""
-    try:
-        import httpx2
-    except ImportError:
-        import httpx  # type: ignore[import-not-found]
-
-        return httpx
-    return httpx2
 
 
 @contextmanager

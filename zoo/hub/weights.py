@@ -10,7 +10,8 @@ from typing import Literal
 from zoo.entry import Weights
 from zoo.errors import UserError
 from zoo.hub.cache import Cache, Held, sha256_of
-from zoo.hub.transfer import Options, Source, StoppedError, Want, get, hub_source, usable
+from zoo.hub.servers import Source, hub_source
+from zoo.hub.transfer import Options, StoppedError, Want, get, usable
 
 RouteKind = Literal["cache", "bundled", "hub", "url", "file"]
 
