@@ -101,17 +101,17 @@ def run(suite: Suite, request: Request, out: Path, notify: Notify | None = None)
     bench = workbench(context)
     report = Report(suite_folder(out, suite, context.limit))
     targets = [t for t in suite.target_names if not selection.targets or t in selection.targets]
-    blocked = _absent(bench, [*targets, *dict.fromkeys(m for j in jobs for m in suite.substitute(j.substitute).models)])
+    blocked = absent_models(bench, [*targets, *dict.fromkeys(m for j in jobs for m in suite.substitute(j.substitute).models)])
     snapshot = take(bench, blocked)
     executor = open_executor(request.executor, request.device, request.workers, request.address, request.gpus)
     with exclusive(report.folder), cache_in_use(context.cache_folder), remembered(report.folder, request):
-        _claim_folder(report.folder, snapshot)
+        claim_folder(report.folder, snapshot)
         if context.limit is None:
             begin(report.folder, suite)
         with executor as opened:
             work = Work(context, snapshot, opened, notify or (lambda what, done, total: None), report, request.batch_size)
-            clean = _clean(work, [t for t in targets if t not in blocked])
-            blocked |= _gate(bench, clean, [t for t in targets if t not in blocked])
+            clean = predict_clean(work, [t for t in targets if t not in blocked])
+            blocked |= gate(bench, clean, [t for t in targets if t not in blocked])
             report.blocked = blocked
             _note_absent(report, jobs, bench)
             for job in _runnable(bench, jobs, blocked, report):
@@ -131,7 +131,7 @@ def check_device(device: str) -> None:
         raise UserError(f"device {device!r} cannot be used ({reason}); use cpu, or a device that torch sees") from error
 
 
-def _absent(bench: Workbench, models: Iterable[str]) -> dict[str, str]:
+def absent_models(bench: Workbench, models: Iterable[str]) -> dict[str, str]:
     """Return the models whose weights cannot be had, with the reason."""
     blocked = {}
     for name in dict.fromkeys(models):
@@ -142,7 +142,7 @@ def _absent(bench: Workbench, models: Iterable[str]) -> dict[str, str]:
     return blocked
 
 
-def _claim_folder(folder: Path, snapshot: Snapshot) -> None:
+def claim_folder(folder: Path, snapshot: Snapshot) -> None:
     """Write the suite's snapshot into its folder, or check that the folder holds the same suite."""
     known = Snapshot.read(folder) if (folder / "suite.yaml").is_file() else None
     if known is not None and known.digest != snapshot.digest and any((folder / "rows").glob("*.json")):
@@ -155,7 +155,7 @@ def _claim_folder(folder: Path, snapshot: Snapshot) -> None:
     snapshot.write(folder)
 
 
-def _clean(work: Work, targets: list[str]) -> Clean:
+def predict_clean(work: Work, targets: list[str]) -> Clean:
     """Predict the clean images with every target, keep what an earlier run found, and write clean.json."""
     data = workbench(work.context).data
     snapshot, folder = work.snapshot, work.report.folder
@@ -177,7 +177,7 @@ def _clean(work: Work, targets: list[str]) -> Clean:
     return clean
 
 
-def _gate(bench: Workbench, clean: Clean, targets: Iterable[str]) -> dict[str, str]:
+def gate(bench: Workbench, clean: Clean, targets: Iterable[str]) -> dict[str, str]:
     """Return the targets whose clean accuracy falls short of the registry's claim: a wrong file, offset or normalisation."""
     blocked = {}
     for name in targets:

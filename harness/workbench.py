@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -13,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from harness.suite import Suite
+from harness.suite import SubstituteSpec, Suite
 from zoo import registry as registries
 from zoo.build import load_entry, weights_sha256
 from zoo.data import Dataset
 from zoo.data import load as load_data
+from zoo.entry import ModelEntry
 from zoo.registry import Registry
 from zoo.store import cache_root
 
@@ -95,7 +97,10 @@ class Workbench:
         """Return a substitute with its schedule of states; one at a time stays loaded."""
         if name not in self._substitutes:
             self._substitutes.clear()
-            self._substitutes[name] = assemble(self, name)
+            spec = self.suite.substitute(name)
+            entries = [self.registry[model] for model in spec.models]
+            nets = [load_entry(entry).to(self.context.device) for entry in entries]
+            self._substitutes[name] = assemble(spec, entries, nets)
         return self._substitutes[name]
 
     def attack(self, name: str) -> AttackLike:
@@ -127,18 +132,15 @@ class Workbench:
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def assemble(bench: Workbench, name: str) -> Crafter:
-    """Build the substitute that a suite describes: one model with its schedule, or an ensemble of models."""
+def assemble(spec: SubstituteSpec, entries: Sequence[ModelEntry], nets: Sequence[nn.Module]) -> Crafter:
+    """Build the substitute that a suite describes from its loaded networks: one with its schedule, or an ensemble."""
     from harness.substitute import Substitute, ensemble
 
-    spec = bench.suite.substitute(name)
     parts = []
-    for model in spec.models:
-        entry = bench.registry[model]
+    for entry, net in zip(entries, nets, strict=True):
         own = entry.alternation
         states = spec.states or (own.states if own else None)
         every = spec.every or (own.every if own else "iteration")
-        net = load_entry(entry).to(bench.context.device)
         layer = None if entry.feature_layer is None else f"net.{entry.feature_layer}"
         parts.append(Substitute(net, states=states, every=every, feature_layer=layer))
     return parts[0] if spec.ensemble is None else ensemble(parts, spec.ensemble)

@@ -24,6 +24,7 @@ from zoo.errors import UserError
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from harness.suite import SubstituteSpec
     from zoo.entry import ModelEntry
 
 START_SECONDS = 180.0
@@ -150,24 +151,15 @@ class Sandbox:
 
         self._ask({"do": "data"}, save({"images": images.contiguous(), "labels": labels.contiguous()}))
 
-    def substitute(
-        self,
-        entries: Sequence[ModelEntry],
-        files: Sequence[Path],
-        states: Sequence[str] | None = None,
-        every: str | None = None,
-        ensemble: str | None = None,
-    ) -> None:
-        """Hand over a substitute: what the registry says of its models, and the bytes of their weights."""
+    def substitute(self, spec: SubstituteSpec, entries: Sequence[ModelEntry], files: Sequence[Path]) -> None:
+        """Hand over a substitute: what the suite and the registry say of it, and the bytes of its weights."""
         bodies = [file.read_bytes() for file in files]
         head = {
             "do": "substitute",
+            "spec": spec.model_dump(mode="json"),
             "entries": [entry.model_dump(mode="json") for entry in entries],
             "sizes": [len(body) for body in bodies],
-            "suffix": files[0].suffix,
-            "states": states,
-            "every": every,
-            "ensemble": ensemble,
+            "suffixes": [file.suffix for file in files],
         }
         self._ask(head, b"".join(bodies))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import io
 import json
 import mmap
@@ -12,7 +13,7 @@ import resource
 import sys
 import tokenize
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -97,17 +98,24 @@ class Shop:
         model = self.substitute
         if model is None:
             raise ValueError("no substitute was sent")
-        pool = Images(self.images, self.labels)
+        rng = Rng(head["seed"], head["indices"], "cpu")
+        offered = {"eps": head["eps"], "steps": head["steps"], "rng": rng, "pool": Images(self.images, self.labels)}
+        given = wanted(attack, offered)
         with model.session(), audited(model) as counts:
-            adv = attack(
-                model, x.clone(), y.clone(), eps=head["eps"], steps=head["steps"], rng=Rng(head["seed"], head["indices"], "cpu"),
-                pool=pool, **head["settings"],
-            )  # fmt: skip
+            adv = attack(model, x.clone(), y.clone(), **given, **head["settings"])
         if not isinstance(adv, Tensor):
             raise RuleError(f"attack() returned {type(adv).__name__}, not a tensor of images")
         images = adv.detach().contiguous()
         costs = {key: -(-value // len(index)) for key, value in counts.items()}
         return frames.encode(costs, save({"images": images}))
+
+
+def wanted(attack: Callable[..., Any], offered: dict[str, Any]) -> dict[str, Any]:
+    """Return what an attack takes of what is offered; one without `rng` or `pool` does without."""
+    taken = inspect.signature(attack).parameters
+    if any(each.kind is inspect.Parameter.VAR_KEYWORD for each in taken.values()):
+        return offered
+    return {name: value for name, value in offered.items() if name in taken or name in ("eps", "steps")}
 
 
 def lock(limits: dict[str, Any]) -> None:
@@ -152,29 +160,26 @@ def seed_everything(seed: int, index: int) -> None:
 
 
 def build(head: dict[str, Any], body: bytes) -> Crafter:
-    """Rebuild a substitute from its registry entries and the bytes of its weights."""
-    from harness.substitute import Substitute, ensemble
+    """Rebuild a substitute from what the suite and the registry say of it and the bytes of its weights."""
+    from harness.suite import SubstituteSpec
+    from harness.workbench import assemble
     from zoo.build import InputWrapper, create, load_weights
     from zoo.entry import ModelEntry
 
-    parts = []
-    for text, size in zip(head["entries"], head["sizes"], strict=True):
+    entries, nets = [], []
+    for text, suffix, size in zip(head["entries"], head["suffixes"], head["sizes"], strict=True):
         data, body = body[:size], body[size:]
         entry = ModelEntry.model_validate_json(json.dumps(text))
-        file = Path(f"weights{head['suffix']}")
+        net = create(entry)
+        file = Path(f"weights{suffix}")
         file.write_bytes(data)
         try:
-            net = create(entry)
             load_weights(net, file, entry.weights.keymap if entry.weights else None)
         finally:
             file.unlink()
-        model = InputWrapper(net, entry.input, entry.label_offset).eval()
-        own = entry.alternation
-        states = head["states"] or (own.states if own else None)
-        every = head["every"] or (own.every if own else "iteration")
-        layer = None if entry.feature_layer is None else f"net.{entry.feature_layer}"
-        parts.append(Substitute(model, states=states, every=every, feature_layer=layer))
-    return parts[0] if head["ensemble"] is None else ensemble(parts, head["ensemble"])
+        entries.append(entry)
+        nets.append(InputWrapper(net, entry.input, entry.label_offset).eval())
+    return assemble(SubstituteSpec.model_validate_json(json.dumps(head["spec"])), entries, nets)
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from safetensors.torch import load, save_file
 from torch import Tensor
 
 from harness.sandbox import Sandbox
+from harness.suite import SubstituteSpec
 from zoo.build import create
 from zoo.entry import ModelEntry
 
@@ -43,7 +44,7 @@ def images(count: int = 8) -> tuple[Tensor, Tensor]:
 def furnish(box: Sandbox, folder: Path) -> Sandbox:
     """Hand images and the tiny substitute to a sandbox."""
     box.data(*images())
-    box.substitute([ENTRY], [weights(folder)])
+    box.substitute(SubstituteSpec(name="tiny", models=("tiny",)), [ENTRY], [weights(folder)])
     return box
 
 
