@@ -88,9 +88,9 @@ def run(
     """
     from harness.unfinished import Request
 
-    chosen, source = (load_suite(suite), str(suite)) if isinstance(suite, str | Path) else (suite, None)
+    chosen, source = (load_suite(suite), str(suite)) if isinstance(suite, str | Path) else (suite, "")
     request = Request(
-        suite=source or str(Path(out) / chosen.name / f"v{chosen.version}" / "suite.yaml"),
+        suite=source,
         attacks=tuple(attacks),
         substitutes=tuple(substitutes),
         targets=tuple(targets),

@@ -17,7 +17,7 @@ class Request(Record):
     """The arguments of a run."""
 
     suite: str
-    """Name of a suite that ships with the package, or the path of its file."""
+    """Name of a suite that ships with the package, or the path of its file; "" is the record in the folder of the run."""
     attacks: tuple[str, ...] = ()
     substitutes: tuple[str, ...] = ()
     targets: tuple[str, ...] = ()
@@ -43,6 +43,8 @@ class Request(Record):
 def remembered(folder: Path, request: Request) -> Iterator[None]:
     """Keep the request in the folder while a run is at work, and after it when it did not come to its end."""
     path = folder / "run.json"
+    if not request.suite:
+        request = request.model_copy(update={"suite": str(folder / "suite.yaml")})
     atomic_write(path, request.model_dump_json(indent=1) + "\n")
     yield
     remove(path)

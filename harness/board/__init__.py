@@ -65,6 +65,9 @@ class Board:
         """Return the whole board as Markdown."""
         return render.to_markdown(self)
 
+    def _repr_markdown_(self) -> str:
+        return self.to_markdown()
+
     def to_text(self) -> str:
         """Return the ranking and the gains for a terminal of 120 columns."""
         return render.to_text(self)
