@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import pickle
+import signal
 import subprocess
 import sys
 import threading
@@ -348,6 +350,56 @@ def test_several_threads_want_the_same_file(hub, options):
     for thread in threads:
         thread.join()
     assert [p.read_bytes() for p in found] == [FILE] * 3
+
+
+def partial_size(options: Options) -> int:
+    return sum(h.size for h in options.cache if h.partial)
+
+
+def wait_until(condition, seconds: float = 20.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def test_a_killed_download_leaves_nothing_trusted_and_is_resumed(hub, options):
+    weights = on_hub(hub)
+    hub.fail("stall", after=90_000, seconds=3.0, times=1)
+    record = f"Weights.model_validate_json({weights.model_dump_json()!r})"
+    code = f"from zoo.entry import Weights; from zoo.hub import fetch; fetch('m', {record})"
+    process = subprocess.Popen([sys.executable, "-c", code])
+    wait_until(lambda: partial_size(options) >= 90_000)
+    process.kill()
+    process.wait()
+    assert options.cache.find(SHA) is None and partial_size(options) == 90_000
+    assert fetch_with(options, "m", weights).read_bytes() == FILE
+    assert hub.requests[-1].headers["range"] == "bytes=90000-"
+
+
+def test_ctrl_c_ends_a_pull_that_waits_for_a_silent_server(hub, options, tmp_path):
+    weights = on_hub(hub)
+    hub.fail("stall", after=90_000, seconds=3.0)
+    overlay = tmp_path / "mine.json"  # JSON is YAML
+    entry = {"parent": "resnet34", "weights": json.loads(weights.model_dump_json(exclude_none=True))}
+    overlay.write_text(json.dumps({"version": 1, "models": {"mine": entry}}))
+    command = [sys.executable, "-m", "zoo.cli", "--registry", str(overlay), "pull", "mine"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    wait_until(lambda: partial_size(options) >= 90_000)
+    begun = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    _, told = process.communicate()
+    assert process.returncode == 130 and "Interrupted" in told and "Traceback" not in told
+    assert time.monotonic() - begun < 3
+
+
+def test_a_bug_in_one_download_is_not_swallowed(hub, options, monkeypatch):
+    def broken(*_, **__):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(weights_module, "fetch_with", broken)
+    with pytest.raises(ZeroDivisionError):
+        pull_many({"m": on_hub(hub)}, options)
 
 
 def test_importing_the_hub_is_cheap():

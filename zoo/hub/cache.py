@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from zoo.errors import UserError
 
@@ -106,26 +107,21 @@ class Cache:
         self._write_stamp(path, {"source": source})
         return path
 
-    def _restamp(self, path: Path, stamp: dict[str, object]) -> bool:
+    def _restamp(self, path: Path, stamp: dict[str, Any]) -> bool:
         if sha256_of(path) != path.name:
             return False
         self._write_stamp(path, stamp)
         return True
 
-    def _write_stamp(self, path: Path, stamp: dict[str, object]) -> None:
+    def _write_stamp(self, path: Path, stamp: dict[str, Any]) -> None:
         write_atomically(path.with_name(f"{path.name}.json"), json.dumps({**stamp, "state": _state(path)}).encode())
 
-    def _stamp(self, path: Path) -> dict[str, object]:
-        try:
-            stamp = json.loads(path.with_name(f"{path.name}.json").read_text())
-        except (OSError, ValueError):
-            return {}
-        return stamp if isinstance(stamp, dict) else {}
+    def _stamp(self, path: Path) -> dict[str, Any]:
+        return _read_json(path.with_name(f"{path.name}.json"))
 
     def recorded(self, source: str) -> str | None:
         """Return the sha256 that a source had when it was first fetched, or None."""
-        path = self.folder / "refs" / f"{key_of(source)}.json"
-        return str(json.loads(path.read_text())["sha256"]) if path.is_file() else None
+        return _read_json(self.folder / "refs" / f"{key_of(source)}.json").get("sha256")
 
     def record(self, source: str, sha256: str) -> None:
         """Remember the sha256 of a pinned source."""
@@ -153,8 +149,17 @@ class Cache:
     def forget(self, sha256: str) -> None:
         """Drop the records that name a file, so that another may be accepted in its place."""
         for path in (self.folder / "refs").glob("*.json"):
-            if json.loads(path.read_text())["sha256"] == sha256:
+            if _read_json(path).get("sha256") == sha256:
                 path.unlink()
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """Return what a small file of the cache says, or nothing when it is missing or spoilt."""
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _state(path: Path) -> list[int]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -175,25 +178,46 @@ def pull_many(
     Raises:
         KeyboardInterrupt: the user pressed Ctrl-C; running downloads stop at once and are resumed next time.
     """
-    from concurrent.futures import ThreadPoolExecutor
-
     options = options or Options()
+    waiting = deque(models)
+    done: dict[str, Pulled] = {}
+    bugs: list[Exception] = []
 
-    def one(name: str) -> Pulled:
-        try:
-            return Pulled(name, fetch_with(options, name, models[name], unpinned=unpinned))
-        except UserError as error:
-            return Pulled(name, None, str(error))
-        except StoppedError:
-            return Pulled(name, None, f"{name}: interrupted; pull it again to resume")
+    def work() -> None:
+        while waiting and not options.stop.is_set():
+            with suppress(IndexError):  # another thread took the last one
+                name = waiting.popleft()
+                try:
+                    done[name] = _pull(options, name, models[name], unpinned)
+                except Exception as error:  # a bug: told below, in the thread that can be seen
+                    bugs.append(error)
 
-    with ThreadPoolExecutor(max_workers=max(1, jobs)) as pool:
-        try:
-            return list(pool.map(one, models))
-        except KeyboardInterrupt:
-            options.stop.set()
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    # daemons, so that Ctrl-C ends a download that waits for a silent server
+    threads = [threading.Thread(target=work, daemon=True) for _ in range(min(jobs, len(models)))]
+    for thread in threads:
+        thread.start()
+    try:
+        for thread in threads:
+            thread.join()
+    except KeyboardInterrupt:
+        options.stop.set()
+        raise
+    if bugs:
+        raise bugs[0]
+    return [done[name] if name in done else _interrupted(name) for name in models]
+
+
+def _pull(options: Options, name: str, weights: Weights, unpinned: bool) -> Pulled:
+    try:
+        return Pulled(name, fetch_with(options, name, weights, unpinned=unpinned))
+    except UserError as error:
+        return Pulled(name, None, str(error))
+    except StoppedError:
+        return _interrupted(name)
+
+
+def _interrupted(name: str) -> Pulled:
+    return Pulled(name, None, f"{name}: interrupted; pull it again to resume")
 
 
 @dataclass(frozen=True)
