@@ -72,8 +72,21 @@ def details(entry: ModelEntry, registry: Registry) -> dict[str, Any]:
     facts = {k: v for k, v in entry.model_dump(mode="json").items() if v not in (None, {}, [])}
     facts["registry"] = str(registry.sources[entry.name])
     facts["route"] = availability(entry)
+    facts["bytes_from"] = _origins(entry, registry)
     facts["unknown"] = unknown(entry)
     return facts
+
+
+def _origins(entry: ModelEntry, registry: Registry) -> list[str]:
+    """Return where the bytes would come from, first choice first, or what to do when nobody has them."""
+    from zoo.hub import routes
+    from zoo.pulling import advice, step
+
+    first = step(entry)
+    if first.kind in ("build", "missing"):
+        return [advice(first, registry)]
+    others = routes(entry.weights) if entry.weights else []
+    return [f"{r.kind}: {r.where}" for r in others] if first.kind != "built" else [f"built: {first.where}"]
 
 
 def unknown(entry: ModelEntry) -> list[str]:

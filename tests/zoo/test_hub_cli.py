@@ -147,6 +147,28 @@ def test_push_then_pull_by_the_pin(hub, run, tmp_path):
     assert Path(run({}, "pull", "mine").stdout.split(": ")[1].strip()).read_bytes() == content(3)
 
 
+def test_a_pushed_model_gives_the_same_logits_when_it_is_pulled(hub, run, tmp_path):
+    name = "digits-resnet14-2bit"
+    real = yaml.safe_load(registry_module.main_file().read_text())["models"][name]
+    assert run({name: real}, "push", name, "--repo", "o/net", "--license", "mit").exit_code == 0
+    overlay = tmp_path / "mine.yaml"
+    pinned = yaml.safe_load(overlay.read_text())["models"][name]
+    del pinned["weights"]["bundled"]
+    assert run({name: pinned}, "pull", name).exit_code == 0
+    x = torch.rand(4, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    pulled = zoo.load(name, registry=[overlay])
+    registry_module._load.cache_clear()
+    assert torch.equal(pulled(x), zoo.load(name)(x))
+
+
+def test_show_says_where_the_bytes_would_come_from(hub, run):
+    models = {"a": tiny(weights=on_hub(hub, "a", 1)), "b": tiny(recipe={"kind": "train", "cost": "a minute"})}
+    assert json.loads(run(models, "show", "a", "--json").stdout)["bytes_from"][0].startswith("hub: o/a/model.safetensors")
+    assert "zoo build b" in json.loads(run(models, "show", "b", "--json").stdout)["bytes_from"][0]
+    run(models, "pull", "a")
+    assert json.loads(run(models, "show", "a", "--json").stdout)["bytes_from"][0].startswith("cache: ")
+
+
 def test_lock_checks_then_fills(hub, run):
     models = {"a": tiny(weights=on_hub(hub, "a", 1, sha256=None, size=None))}
     assert run(models, "lock", "a", "--check").exit_code == 1
