@@ -90,6 +90,12 @@ def test_pins_change_only_their_lines(registry):
     assert (weights.hub.revision, weights.sha256, weights.size, weights.license) == ("1" * 40, "a" * 64, 42, "mit")
 
 
+def test_pinning_keeps_the_permissions_of_the_registry(registry):
+    registry.chmod(0o664)
+    write_pins(registry, {"tiny": {"size": 42}})
+    assert registry.stat().st_mode & 0o777 == 0o664 and len(list(registry.parent.iterdir())) == 1
+
+
 def test_a_model_without_weights_gets_a_block(registry):
     values = {"hub.repo": "o/up", "hub.revision": "e" * 40, "sha256": SHA, "size": 7, "license": "mit"}
     write_pins(registry, {"tiny-2bit": values})

@@ -11,8 +11,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
+import shutil
+import uuid
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,11 +49,16 @@ def key_of(text: str) -> str:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all."""
+    """Write a file whole or not at all, with the permissions that it has or that new files get."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".", delete=False) as file:
-        file.write(content)
-    Path(file.name).replace(path)
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        part.write_bytes(content)
+        if path.exists():
+            shutil.copymode(path, part)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
@@ -114,7 +121,8 @@ class Cache:
         return True
 
     def _write_stamp(self, path: Path, stamp: dict[str, Any]) -> None:
-        write_atomically(path.with_name(f"{path.name}.json"), json.dumps({**stamp, "state": _state(path)}).encode())
+        with suppress(OSError):  # in a cache that others own, the file is hashed each time instead
+            write_atomically(path.with_name(f"{path.name}.json"), json.dumps({**stamp, "state": _state(path)}).encode())
 
     def _stamp(self, path: Path) -> dict[str, Any]:
         return _read_json(path.with_name(f"{path.name}.json"))
