@@ -39,7 +39,7 @@ class BlockShuffle:
         """Return the shuffled images."""
         n, k = len(x), self.blocks
         lengths = batch.rng.uniform((2, k))
-        order = batch.rng.uniform((2, k)).argsort(-1)
+        order = batch.rng.uniform((2, k)).argsort(dim=-1, stable=True)
         angles = (batch.rng.uniform((k, k), -1.0, 1.0) * math.radians(self.degrees)).double()
         row, top, height = _blocks_of(x.shape[2], lengths[:, 0], order[:, 0])
         column, left, width = _blocks_of(x.shape[3], lengths[:, 1], order[:, 1])
@@ -138,7 +138,7 @@ class StructureInvariant:
 
     def _bounds(self, scores: Tensor, size: int) -> list[list[int]]:
         """Return for each image 0, k - 1 distinct inner boundaries in order, and the size."""
-        inner = (scores.argsort(1)[:, : self.blocks - 1] + 1).sort(1).values.tolist()
+        inner = (scores.argsort(dim=1, stable=True)[:, : self.blocks - 1] + 1).sort(1).values.tolist()
         return [[0, *row, size] for row in inner]
 
 

@@ -144,7 +144,7 @@ class RandomPatch:
             chosen = scores >= self.keep
         else:
             count = int(c * down * across * (1 - self.keep))
-            chosen = (scores.flatten(1).argsort(1).argsort(1) < count).reshape(scores.shape)
+            chosen = (scores.flatten(1).argsort(dim=1, stable=True).argsort(1) < count).reshape(scores.shape)
         noise = batch.rng.uniform((c, h, w)).to(batch.x)
         chosen = chosen.repeat_interleave(side, 2).repeat_interleave(side, 3)
         chosen = torch.nn.functional.pad(chosen, (0, w - across * side, 0, h - down * side))

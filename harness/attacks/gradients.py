@@ -41,7 +41,7 @@ class CopyGradient:
                     model.begin_forward()
                     previous = key
                 pending.append(z)
-                if len(pending) * len(x) >= self.batch.chunk:
+                if (len(pending) + 1) * len(x) > self.batch.chunk:
                     total += self._flush(x, pending)
             total += self._flush(x, pending)
         return total / self.copies

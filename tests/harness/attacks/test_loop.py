@@ -181,3 +181,31 @@ def test_chunks_change_memory_not_results(name: str) -> None:
         whole = get("mim")(crafter, x, y, eps=EPS, steps=3, rng=rng())
         for chunk in (1, 2, 64):
             assert torch.equal(get("mim")(crafter, x, y, eps=EPS, steps=3, rng=rng(), chunk=chunk), whole)
+
+
+def test_memory_follows_the_chunk() -> None:
+    """Twenty copies of three images pass in pieces of at most the chunk, and in one piece when it allows."""
+    model, (x, y) = net(), images()
+    for chunk, largest, passes in ((2, 2, 40), (3, 3, 20), (7, 6, 10), (64, 60, 1)):
+        sizes: list[int] = []
+        handle = model.register_forward_pre_hook(lambda _module, args, sizes=sizes: sizes.append(len(args[0])))
+        get("ssa")(model, x, y, eps=EPS, steps=1, rng=rng(), chunk=chunk)
+        handle.remove()
+        assert max(sizes) == largest and len(sizes) == passes and sum(sizes) == 60
+
+
+def test_a_layer_inside_a_wrapper_is_found_by_its_own_name() -> None:
+    class Wrapper(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = net()
+
+        def forward(self, x: Tensor) -> Tensor:
+            logits: Tensor = self.net((x - 0.5) / 0.25)
+            return logits
+
+    x, _ = images()
+    wrapped = Wrapper().eval()
+    assert as_model(wrapped, "layer1").features(x)[1][0].shape == (3, 8, 16, 16)
+    with pytest.raises(UserError, match="no layer 'layer3'"):
+        as_model(wrapped, "layer3").features(x)
