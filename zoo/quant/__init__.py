@@ -14,19 +14,25 @@ from zoo.quant.convert import (
     states,
     weight_quantizers,
 )
+from zoo.quant.fold import fold_batchnorm
 from zoo.quant.pack import pack, unpack
+from zoo.quant.ptq import QUICK, QDrop, qdrop
 from zoo.quant.save import load_into, read_metadata, save
 
 __all__ = [
+    "QUICK",
     "STATES",
+    "QDrop",
     "activation_quantizers",
     "calibrate",
     "edge_layers",
+    "fold_batchnorm",
     "frozen",
     "is_quantized",
     "latent_weight",
     "load_into",
     "pack",
+    "qdrop",
     "quantize",
     "read_metadata",
     "reestimate_batchnorm",

@@ -14,6 +14,8 @@ from torch.nn.utils import parametrize
 from zoo.entry import QuantSpec, State
 from zoo.errors import UserError
 from zoo.quant import modules as Q
+from zoo.quant.fold import fold_batchnorm
+from zoo.quant.rounding import DroppingActivation, RoundedWeight
 
 STATES: tuple[State, ...] = ("fp", "w", "a", "wa")
 
@@ -22,9 +24,16 @@ ActivationMaker = Callable[[int], Q.ActivationQuantizer]
 
 METHODS: dict[str, tuple[tuple[int, ...], WeightMaker, ActivationMaker]] = {
     "apot": ((2, 3, 4, 5, 6), lambda bits, w: Q.ApotWeight(bits), Q.ApotActivation),
+    "qdrop": ((2, 3, 4, 5, 6, 7, 8), RoundedWeight, DroppingActivation),
     "uniform": ((2, 3, 4, 5, 6, 7, 8), Q.UniformWeight, Q.UniformActivation),
 }
 """Bitwidths of each method, and what makes its quantisers."""
+
+EDGE: tuple[tuple[int, ...], WeightMaker, ActivationMaker] = (
+    (),
+    lambda bits, w: Q.EdgeWeight(bits),
+    Q.ActivationQuantizer,
+)
 
 
 def layers(model: nn.Module) -> dict[str, nn.Module]:
@@ -128,33 +137,38 @@ def quantize(
     if is_quantized(model):
         raise UserError("the model is quantised already: quantise a fresh full-precision model instead")
     firsts, lasts = edge_layers(model)
-    edges = {*(firsts if first is None else first), *(lasts if last is None else (last,))}
+    firsts, lasts = first or firsts, (last,) if last else lasts
+    edges = {*firsts, *lasts}
     targets = layers(model)
     for name in sorted(edges - targets.keys()):
         raise UserError(f"no convolution or linear layer is called {name!r}; the model has {', '.join(targets)}")
     for name, layer in targets.items():
         if not bool(torch.isfinite(cast(Tensor, layer.weight)).all()):
             raise UserError(f"the weight of layer {name!r} holds NaN or infinite values: train or load it anew")
-    _, weight_maker, activation_maker = METHODS[spec.method]
+    if spec.method == "qdrop":
+        fold_batchnorm(model)
     for name, layer in targets.items():
-        weight = cast(Tensor, layer.weight)
-        if name in edges:
-            if spec.edge_bits != 32:
-                _attach(layer, Q.EdgeWeight(spec.edge_bits))
-            continue
-        if spec.w_bits != 32:
-            _attach(layer, weight_maker(spec.w_bits, weight))
-        if spec.a_bits != 32:
-            quantizer = activation_maker(spec.a_bits).to(weight.device)
-            quantizer.layer = name
-            layer.add_module("input_quantizer", quantizer)
-            layer.register_forward_pre_hook(Q.quantize_input)
+        if name not in edges:
+            _attach(layer, name, spec.method, spec.w_bits, spec.a_bits)
+        elif spec.method != "qdrop":
+            _attach(layer, name, "edge", spec.edge_bits, 32)
+        else:  # QDrop learns the rounding of edge layers too, and quantises the input of the last one
+            _attach(layer, name, "qdrop", spec.edge_bits, 32 if name in firsts else spec.edge_bits)
     return model
 
 
-def _attach(layer: nn.Module, quantizer: Q.WeightQuantizer) -> None:
-    quantizer.to(cast(Tensor, layer.weight).device).train(layer.training)
-    parametrize.register_parametrization(layer, "weight", quantizer)
+def _attach(layer: nn.Module, name: str, method: str, w_bits: int, a_bits: int) -> None:
+    """Give one layer its quantisers; 32 bits give none."""
+    weight = cast(Tensor, layer.weight)
+    _, weight_maker, activation_maker = METHODS[method] if method != "edge" else EDGE
+    if w_bits != 32:
+        quantizer = weight_maker(w_bits, weight).to(weight.device).train(layer.training)
+        parametrize.register_parametrization(layer, "weight", quantizer)
+    if a_bits != 32:
+        activation = activation_maker(a_bits).to(weight.device).train(layer.training)
+        activation.layer = name
+        layer.add_module("input_quantizer", activation)
+        layer.register_forward_pre_hook(Q.quantize_input)
 
 
 def set_state(model: nn.Module, state: State) -> None:

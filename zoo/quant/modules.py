@@ -63,7 +63,7 @@ class WeightQuantizer(nn.Module):
         """Return the weight that the layer computes with."""
         if not self.enabled:
             return w
-        parts = (w, *self.parameters(recurse=False))
+        parts = (w, *self.parameters(recurse=False), *self.buffers(recurse=False))
         if not self.session or any(part.requires_grad for part in parts):
             return self.quantize(w)
         key = tuple(_version(part) for part in parts)
