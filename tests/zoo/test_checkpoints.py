@@ -167,7 +167,7 @@ def test_files_without_a_state_dict_are_refused(tmp_path, content):
 
 
 def test_broken_files_and_unknown_maps_are_refused(tmp_path):
-    (tmp_path / "a.pt").write_bytes(pickle.dumps(3)[:2])
+    (tmp_path / "a.pt").write_bytes(pickle.dumps(3, protocol=2)[:2])
     with pytest.raises(UserError, match=r"a\.pt"):
         read_tensors(tmp_path / "a.pt")
     with pytest.raises(UserError, match="did you mean 'robustness'"):

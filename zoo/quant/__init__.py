@@ -1,15 +1,14 @@
 """Quantised networks: quantisers, conversion of any CNN, states, calibration, and low-bit files."""
 
+from zoo.quant.calibration import calibrate, reestimate_batchnorm
 from zoo.quant.convert import (
     STATES,
     activation_quantizers,
-    calibrate,
     edge_layers,
     frozen,
     is_quantized,
     latent_weight,
     quantize,
-    reestimate_batchnorm,
     set_state,
     states,
     weight_quantizers,

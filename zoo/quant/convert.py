@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -12,28 +12,29 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import parametrize
 
 from zoo.entry import QuantSpec, State
-from zoo.errors import UserError
+from zoo.errors import UserError, did_you_mean
+from zoo.quant import classic
 from zoo.quant import modules as Q
 from zoo.quant.fold import fold_batchnorm
 from zoo.quant.rounding import DroppingActivation, RoundedWeight
 
 STATES: tuple[State, ...] = ("fp", "w", "a", "wa")
 
+_NORMS = (_BatchNorm, nn.GroupNorm, nn.LayerNorm)
+
 WeightMaker = Callable[[int, Tensor], Q.WeightQuantizer]
 ActivationMaker = Callable[[int], Q.ActivationQuantizer]
 
-METHODS: dict[str, tuple[tuple[int, ...], WeightMaker, ActivationMaker]] = {
-    "apot": ((2, 3, 4, 5, 6), lambda bits, w: Q.ApotWeight(bits), Q.ApotActivation),
-    "qdrop": ((2, 3, 4, 5, 6, 7, 8), RoundedWeight, DroppingActivation),
-    "uniform": ((2, 3, 4, 5, 6, 7, 8), Q.UniformWeight, Q.UniformActivation),
+METHODS: dict[str, tuple[tuple[int, ...], tuple[int, ...], WeightMaker, ActivationMaker]] = {
+    "apot": ((2, 3, 4, 5, 6), (2, 3, 4, 5, 6), lambda bits, w: Q.ApotWeight(bits), Q.ApotActivation),
+    "bnn": ((1,), (1,), classic.BnnWeight, classic.SignActivation),
+    "dorefa": (tuple(range(1, 9)), tuple(range(1, 9)), classic.DorefaWeight, classic.DorefaActivation),
+    "pact": (tuple(range(2, 9)), tuple(range(2, 9)), classic.DorefaWeight, classic.PactActivation),
+    "qdrop": (tuple(range(2, 9)), tuple(range(2, 9)), RoundedWeight, DroppingActivation),
+    "uniform": (tuple(range(2, 9)), tuple(range(2, 9)), Q.UniformWeight, Q.UniformActivation),
+    "xnor": ((1,), (1,), classic.XnorWeight, classic.SignActivation),
 }
-"""Bitwidths of each method, and what makes its quantisers."""
-
-EDGE: tuple[tuple[int, ...], WeightMaker, ActivationMaker] = (
-    (),
-    lambda bits, w: Q.EdgeWeight(bits),
-    Q.ActivationQuantizer,
-)
+"""Bitwidths of weights and of activations by method, and what makes its quantisers."""
 
 
 def layers(model: nn.Module) -> dict[str, nn.Module]:
@@ -103,17 +104,25 @@ def edge_layers(model: nn.Module) -> tuple[tuple[str, ...], tuple[str, ...]]:
 def check_spec(spec: QuantSpec) -> None:
     """Raise UserError unless the method exists and has the bitwidths that `spec` asks for."""
     if spec.method not in METHODS:
-        raise UserError(f"unknown quantisation method {spec.method!r}; choose one of {', '.join(sorted(METHODS))}")
-    choices = METHODS[spec.method][0]
-    for field, bits in (("w_bits", spec.w_bits), ("a_bits", spec.a_bits)):
+        raise UserError(
+            f"unknown quantisation method {spec.method!r}{did_you_mean(spec.method, METHODS)}; "
+            f"choose one of {', '.join(sorted(METHODS))}"
+        )
+    w_choices, a_choices, _, _ = METHODS[spec.method]
+    for field, bits, choices in (("w_bits", spec.w_bits, w_choices), ("a_bits", spec.a_bits, a_choices)):
         if bits not in (*choices, 32):
             hint = "; for 7 or 8 bits use method 'uniform', for 1 bit 'xnor' or 'bnn'" if spec.method == "apot" else ""
             raise UserError(
                 f"method {spec.method!r} has no {field}={bits}: choose one of {', '.join(map(str, choices))}, "
                 f"or 32 for full precision{hint}"
             )
-    if not (2 <= spec.edge_bits <= 16 or spec.edge_bits == 32):
-        raise UserError(f"edge_bits={spec.edge_bits} is not possible: choose 2 to 16, or 32 for full precision")
+    most = 8 if spec.method == "qdrop" else 16
+    least = 1 if spec.method == "bnn" else 2
+    if not (least <= spec.edge_bits <= most or spec.edge_bits == 32):
+        raise UserError(
+            f"edge_bits={spec.edge_bits} is not possible with method {spec.method!r}: choose {least} to {most}, "
+            "or 32 for full precision"
+        )
 
 
 def quantize(
@@ -148,21 +157,32 @@ def quantize(
     if spec.method == "qdrop":
         fold_batchnorm(model)
     for name, layer in targets.items():
-        if name not in edges:
-            _attach(layer, name, spec.method, spec.w_bits, spec.a_bits)
-        elif spec.method != "qdrop":
-            _attach(layer, name, "edge", spec.edge_bits, 32)
-        else:  # QDrop learns the rounding of edge layers too, and quantises the input of the last one
-            _attach(layer, name, "qdrop", spec.edge_bits, 32 if name in firsts else spec.edge_bits)
+        w_bits, a_bits = _edge_bits(spec, name in firsts) if name in edges else (spec.w_bits, spec.a_bits)
+        _attach(layer, name, spec.method, w_bits, a_bits, edge=name in edges)
+    if not any(isinstance(module, _NORMS) for module in model.modules()):
+        for name, quantizer in weight_quantizers(model).items():
+            if isinstance(quantizer, Q.ApotWeight):
+                quantizer.keep_scale(latent_weight(targets[name]))
     return model
 
 
-def _attach(layer: nn.Module, name: str, method: str, w_bits: int, a_bits: int) -> None:
+def _edge_bits(spec: QuantSpec, first: bool) -> tuple[int, int]:
+    """Return the bits of an edge layer's weight and input.
+
+    Inputs stay in full precision, except that QDrop, and BNN with 1-bit edges, quantise the input of the last layer.
+    """
+    inputs_too = spec.method == "qdrop" or spec.edge_bits == 1
+    return spec.edge_bits, 32 if first or not inputs_too or spec.a_bits == 32 else spec.edge_bits
+
+
+def _attach(layer: nn.Module, name: str, method: str, w_bits: int, a_bits: int, *, edge: bool) -> None:
     """Give one layer its quantisers; 32 bits give none."""
     weight = cast(Tensor, layer.weight)
-    _, weight_maker, activation_maker = METHODS[method] if method != "edge" else EDGE
+    _, _, weight_maker, activation_maker = METHODS[method]
     if w_bits != 32:
-        quantizer = weight_maker(w_bits, weight).to(weight.device).train(layer.training)
+        plain = edge and method != "qdrop" and w_bits > 1  # QDrop learns the rounding of edge layers too
+        quantizer = Q.EdgeWeight(w_bits) if plain else weight_maker(w_bits, weight)
+        quantizer.to(weight.device).train(layer.training)
         parametrize.register_parametrization(layer, "weight", quantizer)
     if a_bits != 32:
         activation = activation_maker(a_bits).to(weight.device).train(layer.training)
@@ -189,109 +209,6 @@ def set_state(model: nn.Module, state: State) -> None:
             part.switch("w" in state)
         elif isinstance(part, Q.ActivationQuantizer):
             part.enabled = "a" in state
-
-
-def _batchnorms(model: nn.Module) -> list[_BatchNorm]:
-    return [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
-
-
-@contextmanager
-def _modes(model: nn.Module) -> Iterator[None]:
-    """Restore on exit which modules were in training mode."""
-    training = {part: part.training for part in model.modules()}
-    try:
-        yield
-    finally:
-        for part, mode in training.items():
-            part.training = mode
-
-
-def calibrate(model: nn.Module, x: Tensor, *, signed: bool | None = None) -> None:
-    """Set every scale from the weights and from one batch of network inputs.
-
-    Weight scales come first. Then one forward pass sets the range of each layer's input, from what the layers before it
-    give when quantised, in the states that are switched on. Batch normalisation uses the statistics of `x` in that pass
-    where weights are low-bit, since standardised weights change the scale of every layer; its running statistics stay as
-    they are, so train, or call `reestimate_batchnorm`, before evaluating.
-
-    Args:
-        model: A model from `quantize`.
-        x: (N, C, H, W), a few dozen images as the network (not the wrapper around it) receives them.
-        signed: Whether ranges include negative values; None lets each layer's data decide.
-
-    Raises:
-        UserError: No images, images that are not finite numbers, or negative input to a range forced to be unsigned.
-    """
-    if not is_quantized(model):
-        raise UserError("calibrate needs a quantised model: call zoo.quant.quantize first")
-    _check_images(x, "calibrate")
-    weights = weight_quantizers(model)
-    for name, layer in layers(model).items():
-        if name in weights:
-            weights[name].initialize(latent_weight(layer))
-    quantizers = activation_quantizers(model)
-    handles = []
-    seen: set[nn.Module] = set()
-    for quantizer in quantizers.values():
-        handles.append(quantizer.register_forward_pre_hook(lambda part, args: _calibrate_one(part, args, signed, seen)))
-    moments = [(m, m.momentum) for m in _batchnorms(model)]
-    try:
-        with _modes(model), torch.no_grad():
-            model.eval()
-            if any(isinstance(q, Q.ApotWeight) and q.enabled for q in weights.values()):
-                for norm, _ in moments:
-                    norm.training, norm.momentum = True, 0.0
-            model(x)
-    finally:
-        for handle in handles:
-            handle.remove()
-        for norm, momentum in moments:
-            norm.momentum = momentum
-
-
-def _calibrate_one(quantizer: nn.Module, args: tuple[Any, ...], signed: bool | None, seen: set[nn.Module]) -> None:
-    """Calibrate at the first call of a pass; a layer that is called again is widened to signed where it must be."""
-    assert isinstance(quantizer, Q.ActivationQuantizer)
-    if quantizer not in seen or (not quantizer.flags()[1] and bool(args[0].min() < 0)):
-        quantizer.calibrate(args[0], signed)
-    seen.add(quantizer)
-
-
-def _check_images(x: Tensor, what: str) -> None:
-    if x.dim() == 0 or x.numel() == 0:
-        raise UserError(f"{what} got an empty batch of images: pass at least one")
-    if not x.is_floating_point() or not bool(torch.isfinite(x).all()):
-        raise UserError(f"{what} needs images as finite floating-point numbers, as the network receives them")
-
-
-def reestimate_batchnorm(model: nn.Module, batches: Iterable[Tensor]) -> None:
-    """Replace the running statistics of batch normalisation by their plain average over `batches`.
-
-    Low-bit weights and activations change the scale of every layer, so statistics from full precision are wrong for them.
-
-    Raises:
-        UserError: No batch was given.
-    """
-    norms = _batchnorms(model)
-    moments = [(norm, norm.momentum) for norm in norms]
-    count = 0
-    try:
-        with _modes(model), torch.no_grad():
-            model.eval()
-            for norm in norms:
-                norm.training, norm.momentum = True, None
-            for x in batches:
-                _check_images(x, "reestimate_batchnorm")
-                if count == 0:
-                    for norm in norms:
-                        norm.reset_running_stats()
-                model(x)
-                count += 1
-    finally:
-        for norm, momentum in moments:
-            norm.momentum = momentum
-    if count == 0:
-        raise UserError("reestimate_batchnorm got no batches: pass at least one")
 
 
 @contextmanager

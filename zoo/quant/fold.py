@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import cast
 
 import torch
@@ -40,7 +41,7 @@ def probe(model: nn.Module) -> Tensor:
 
 
 def _pairs(model: nn.Module, x: Tensor) -> list[tuple[str, nn.Module, _BatchNorm]]:
-    """Return (name of the norm, convolution, norm) wherever a norm was fed a convolution's own output."""
+    """Return (name of the norm, layer, norm) wherever a norm was fed a layer's own output and neither is used twice."""
     sources: dict[int, nn.Module] = {}
     alive: list[Tensor] = []  # ids are only unique among living tensors
     found: list[tuple[str, nn.Module, _BatchNorm]] = []
@@ -64,8 +65,8 @@ def _pairs(model: nn.Module, x: Tensor) -> list[tuple[str, nn.Module, _BatchNorm
     finally:
         for handle in handles:
             handle.remove()
-    shared = {id(part) for _, *parts in found for part in parts if sum(part in row for row in found) > 1}
-    return [row for row in found if id(row[1]) not in shared and id(row[2]) not in shared]
+    uses = Counter(part for _, *parts in found for part in parts)
+    return [(name, layer, norm) for name, layer, norm in found if uses[layer] == uses[norm] == 1]
 
 
 @torch.no_grad()

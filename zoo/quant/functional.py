@@ -3,7 +3,8 @@
 Every quantiser here is `q = numerator * unit`, where the integer numerators belong to a `Grid` and the unit follows from one
 scale (a clip threshold or a step). `project` is the slow exact projection that tests compare the fast ones with.
 
-Sources: APoT (Li et al., ICLR 2020), LSQ (Esser et al., ICLR 2020), DoReFa-Net (Zhou et al., 2016), PACT (Choi et al., 2018).
+Sources: APoT (Li et al., ICLR 2020), LSQ (Esser et al., ICLR 2020), DoReFa-Net (Zhou et al., 2016), PACT (Choi et al., 2018),
+XNOR-Net (Rastegari et al., ECCV 2016), BNN (Hubara et al., NIPS 2016).
 """
 
 from __future__ import annotations
@@ -24,6 +25,10 @@ __all__ = [
     "apot_grid",
     "apot_levels",
     "apot_weight",
+    "binary",
+    "bnn_weight",
+    "dorefa_unit",
+    "dorefa_weight",
     "edge_unit",
     "edge_weight",
     "frozen_constants",
@@ -35,9 +40,11 @@ __all__ = [
     "uniform_activation",
     "uniform_grid",
     "uniform_weight",
+    "xnor_unit",
+    "xnor_weight",
 ]
 
-SCALE_FLOOR = 1e-6
+SCALE_FLOOR = 1e-12
 """Learned scales are read no smaller than this, so that a step too far cannot flip the sign of a quantiser."""
 
 
@@ -157,12 +164,16 @@ def standardize(w: Tensor) -> Tensor:
     return (w - w.mean()) / std.clamp_min(1e-8)
 
 
-def apot_weight(w: Tensor, alpha: Tensor, bits: int) -> Tensor:
+def apot_weight(w: Tensor, alpha: Tensor, bits: int, gain: Tensor | None = None) -> Tensor:
     """Quantise weights by APoT: alpha * P(clip(w_hat / alpha, -1, 1)) with w_hat = (w - mean) / std.
 
     At 2 bits the levels are {-alpha, 0, alpha} and the gradient of the weights is not clipped (APoT's calibrated gradient).
+    `gain` is a constant factor on the result, for layers that no batch normalisation follows.
     """
-    return quantize_ste(standardize(w), alpha, apot_grid(bits, signed=True), Options(clip_gradient=bits != 2))
+    w_hat = standardize(w)
+    if gain is not None:
+        w_hat, alpha = w_hat * gain, alpha * gain
+    return quantize_ste(w_hat, alpha, apot_grid(bits, signed=True), Options(clip_gradient=bits != 2))
 
 
 def apot_activation(x: Tensor, alpha: Tensor, bits: int, signed: bool = False) -> Tensor:
@@ -201,3 +212,52 @@ def edge_weight(w: Tensor, bits: int = 8, *, largest_positive: bool = False) -> 
     """Round the weights of a first or last layer to `bits`; the gradient passes straight through."""
     unit = edge_unit(w, bits, largest_positive=largest_positive)
     return replace_ste(w, w.detach().div(unit).round_().mul_(unit))
+
+
+def dorefa_weight(w: Tensor, bits: int) -> Tensor:
+    """Quantise weights by DoReFa: 2 * round_k(tanh(w) / (2 max|tanh(w)|) + 1/2) - 1; at 1 bit sign(w) * mean|w|.
+
+    Rounding passes the gradient straight through; tanh and the sign's factor are differentiated.
+    """
+    if bits == 1:
+        scale = w.abs().mean()
+        return replace_ste(w, binary(w) * scale.detach())
+    squashed = w.tanh()
+    share = squashed / (2 * squashed.detach().abs().max().clamp_min(1e-12)) + 0.5
+    top = 2**bits - 1
+    return replace_ste(2 * share, (2 * (share.detach() * top).round() - top) * dorefa_unit(w, bits))
+
+
+def dorefa_unit(w: Tensor, bits: int) -> Tensor:
+    """Return the number that DoReFa's odd integers -(2^k - 1) .. 2^k - 1 are multiplied with; at 1 bit mean|w|."""
+    return w.detach().abs().mean() if bits == 1 else torch.tensor(1 / (2**bits - 1), dtype=w.dtype, device=w.device)
+
+
+def binary(x: Tensor) -> Tensor:
+    """Return +1 where x >= 0 and -1 elsewhere, without a gradient."""
+    return torch.where(x.detach() >= 0, 1.0, -1.0).to(x.dtype)
+
+
+def xnor_centre(w: Tensor) -> Tensor:
+    """Return weights centred over the input channels, where there are several, and clamped to [-1, 1]."""
+    return ((w - w.mean(1, keepdim=True)) if w.shape[1] > 1 else w).clamp(-1, 1)
+
+
+def xnor_unit(w: Tensor) -> Tensor:
+    """Return mean|w| of each filter of centred weights, to be broadcast over it."""
+    return xnor_centre(w).abs().mean(tuple(range(1, w.dim())), keepdim=True)
+
+
+def xnor_weight(w: Tensor) -> Tensor:
+    """Binarise weights by XNOR-Net: sign(c) * mean|c| per filter, with c = clamp(w - mean over input channels, -1, 1).
+
+    The gradient is the paper's: through the mean, and through the sign where |c| < 1.
+    """
+    centred = xnor_centre(w)
+    unit = xnor_unit(w)
+    return replace_ste(unit * replace_ste(centred, binary(centred)), binary(centred) * unit)
+
+
+def bnn_weight(w: Tensor) -> Tensor:
+    """Binarise weights by BNN: sign(w), the gradient straight through."""
+    return replace_ste(w, binary(w))

@@ -84,27 +84,41 @@ class WeightQuantizer(nn.Module):
 
 
 class ApotWeight(WeightQuantizer):
-    """APoT weights with a learned clip threshold in units of the standard deviation."""
+    """APoT weights with a learned clip threshold in units of the standard deviation.
+
+    Standardising changes the scale of a layer's output, which batch normalisation takes back. In networks without any
+    normalisation the buffer `gain`, the standard deviation of the weight before training, does; elsewhere it is None.
+    """
+
+    gain: Tensor | None
 
     def __init__(self, bits: int) -> None:
         super().__init__(bits)
         F.apot_grid(bits, signed=True)
         self.alpha = nn.Parameter(torch.tensor(3.0))
+        self.register_buffer("gain", None)
 
     def quantize(self, w: Tensor) -> Tensor:
         """See `functional.apot_weight`."""
-        return F.apot_weight(w, self.alpha, self.bits)
+        return F.apot_weight(w, self.alpha, self.bits, self.gain)
 
     def codes(self, w: Tensor) -> Codes:
         """Return the additive powers-of-two grid at the learned threshold."""
         grid = F.apot_grid(self.bits, signed=True)
-        return Codes(grid.numerators, grid.unit(self.alpha.detach().clamp_min(F.SCALE_FLOOR)))
+        scale = self.alpha.detach() if self.gain is None else self.alpha.detach() * self.gain
+        return Codes(grid.numerators, grid.unit(scale.clamp_min(F.SCALE_FLOOR)))
 
     def initialize(self, w: Tensor) -> None:
         """Set the threshold that minimises the squared error of the standardised weight."""
         grid = F.apot_grid(self.bits, signed=True)
         with torch.no_grad():
             self.alpha.copy_(best_scale(F.standardize(w.detach()), grid))
+        if self.gain is not None:
+            self.keep_scale(w)
+
+    def keep_scale(self, w: Tensor) -> None:
+        """Give the quantised weight the spread of the plain one."""
+        self.gain = w.detach().std(correction=0).clamp_min(1e-8)
 
 
 class UniformWeight(WeightQuantizer):

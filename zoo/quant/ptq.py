@@ -21,9 +21,9 @@ from torch import Tensor, nn
 
 from zoo.entry import QuantSpec
 from zoo.errors import UserError
+from zoo.quant.calibration import calibrate
 from zoo.quant.convert import (
     activation_quantizers,
-    calibrate,
     latent_weight,
     layers,
     quantize,

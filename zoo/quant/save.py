@@ -38,7 +38,9 @@ def save(model: nn.Module, path: Path | str, *, packed: bool, extra: Mapping[str
     if clash:
         raise ValueError(f"reserved metadata keys: {', '.join(sorted(clash))}")
     metadata = {"format": FORMAT, **meta, **(extra or {})}
-    _write(Path(path), _canonical(serialize({key: value.contiguous().cpu() for key, value in tensors.items()}, metadata)))
+    _write(
+        Path(path), _canonical(serialize({key: value.contiguous().cpu() for key, value in tensors.items()}, metadata))
+    )
 
 
 def _canonical(data: bytes) -> bytes:

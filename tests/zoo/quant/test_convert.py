@@ -239,3 +239,24 @@ def test_batchnorm_statistics_are_the_average_over_the_batches():
     assert net.bn1.momentum == 0.1 and not net.training
     with pytest.raises(UserError, match="no batches"):
         quant.reestimate_batchnorm(net, [])
+
+
+def test_networks_without_normalisation_keep_their_scale():
+    def make(seed: int) -> nn.Module:
+        torch.manual_seed(seed)
+        return nn.Sequential(
+            nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.Flatten(), nn.Linear(32, 4)
+        )  # fmt: skip
+
+    with torch.random.fork_rng():
+        net = quant.quantize(make(0).eval(), spec("apot", 4, 4))
+        twin = quant.quantize(make(1).eval(), spec("apot", 4, 4))
+    quant.calibrate(net, images())
+    latent = quant.latent_weight(net[2])
+    centred = latent - latent.mean()
+    assert (net[2].weight - centred).norm() < 0.5 * centred.norm()
+    twin.load_state_dict(net.state_dict(), strict=True)
+    assert torch.equal(twin(images()), net(images()))
+    quant.unpack(twin, *quant.pack(net))
+    assert torch.equal(twin(images()), net(images()))
+    assert all(q.gain is None for q in quant.weight_quantizers(quantized()).values() if isinstance(q, Q.ApotWeight))
