@@ -89,10 +89,7 @@ def test_fia(model: nn.Module, name: str, keep: float) -> None:
         draws = Rng(0, [n])
         masked = []
         for _ in range(30):
-            mask = torch.zeros(3, 16, 16, dtype=torch.float64)
-            u = draws.uniform((3, 16, 16))[0]
-            for c, i, j in np.ndindex(3, 16, 16):
-                mask[c, i, j] = 1.0 if u[c, i, j] < np.float32(keep) else 0.0
+            mask = (draws.uniform((3, 16, 16))[0] < keep).double()
             masked.append(x[n] * mask)
         expected.append(feature_attack(model, x[n], aggregate(model, masked, int(y[n]), "logit")))
     check(attack(name, model), expected)
