@@ -218,20 +218,27 @@ class Rotation(_Group):
         self._active.begin_forward()
 
 
-class Snapshots(PlainModel):
-    """LGV: one network, many weights; each iteration loads the next of a seeded order without replacement.
+class LGV(PlainModel):
+    """One network, many weights; each iteration loads the next of a seeded order without replacement.
 
     Gubri et al., "LGV: Boosting Adversarial Example Transferability from Large Geometric Vicinity", ECCV 2022, Alg. 1.
     The authors shuffle anew for each batch; here every batch gets the same order, so that an image does not depend on the
-    batch it travels in. An attack with more iterations than snapshots goes round again.
+    batch it travels in. An attack with more iterations than snapshots goes round again. `weights` are state dicts of
+    `part`, the network inside `module` (by default `module` itself); all of them stay in memory.
     """
 
     def __init__(
-        self, module: nn.Module, weights: Sequence[dict[str, Tensor]], feature_layer: str | None = None, seed: int = 0
+        self,
+        module: nn.Module,
+        weights: Sequence[dict[str, Tensor]],
+        feature_layer: str | None = None,
+        seed: int = 0,
+        part: nn.Module | None = None,
     ) -> None:
         super().__init__(module, feature_layer)
-        if not weights:
+        if not len(weights):
             raise UserError("LGV needs at least one snapshot of weights; its recipe collects 40")
+        self.part = module if part is None else part
         self.weights = tuple(weights)
         self._order = torch.randperm(len(weights), generator=torch.Generator().manual_seed(seed)).tolist()
         self._loaded: int | None = None
@@ -244,13 +251,13 @@ class Snapshots(PlainModel):
         """Load the snapshot of iteration t."""
         wanted = self._order[t % len(self._order)]
         if wanted != self._loaded:
-            self.module.load_state_dict(self.weights[wanted])
+            self.part.load_state_dict(self.weights[wanted])
             self._loaded = wanted
 
     @contextmanager
     def session(self) -> Iterator[None]:
         """Evaluate and freeze parameters; on exit weights, modes and flags are as before."""
-        before = {name: tensor.clone() for name, tensor in self.module.state_dict().items()}
+        before = {name: tensor.clone() for name, tensor in self.part.state_dict().items()}
         modes = [(part, part.training) for part in self.module.modules()]
         with ExitStack() as stack:
             stack.callback(self._restore, before, modes)
@@ -260,7 +267,7 @@ class Snapshots(PlainModel):
             yield
 
     def _restore(self, before: dict[str, Tensor], modes: list[tuple[nn.Module, bool]]) -> None:
-        self.module.load_state_dict(before)
+        self.part.load_state_dict(before)
         self._loaded = None
         for part, training in modes:
             part.training = training

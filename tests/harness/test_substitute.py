@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import harness.substitute as module_under_test
-from harness.attacks import Attack, get
-from harness.substitute import Crafter, Snapshots, Substitute, ensemble, mixture
+from harness.attacks import Attack, FeatureImportance, get
+from harness.substitute import LGV, Crafter, Substitute, ensemble, mixture
 from tests.harness.attacks.nets import EPS, images, net, quantized, rng
 from zoo.errors import UserError
 from zoo.quant import activation_quantizers, set_state, weight_quantizers
@@ -150,8 +150,8 @@ def test_sampling_draws_one_member_per_iteration_by_seed() -> None:
     assert orders[0] == orders[1] != orders[2]
 
 
-def lgv(count: int = 5, seed: int = 0) -> Snapshots:
-    return Snapshots(net(), [net(10 + i).state_dict() for i in range(count)], "layer1", seed)
+def lgv(count: int = 5, seed: int = 0) -> LGV:
+    return LGV(net(), [net(10 + i).state_dict() for i in range(count)], "layer1", seed)
 
 
 def test_lgv_walks_through_every_snapshot_and_restores_the_weights() -> None:
@@ -164,7 +164,7 @@ def test_lgv_walks_through_every_snapshot_and_restores_the_weights() -> None:
     assert all(torch.equal(before[name], tensor) for name, tensor in crafter.module.state_dict().items())
     assert lgv(seed=1)._order != crafter._order
     with pytest.raises(UserError, match="snapshot"):
-        Snapshots(net(), [])
+        LGV(net(), [])
 
 
 class Counter(Substitute):
@@ -219,3 +219,25 @@ def test_sessions_freeze_through_the_quantisers(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(module_under_test, "frozen", _forbidden)
     with pytest.raises(AssertionError), Substitute(net()).session():
         pass
+
+
+def test_lgv_loads_into_the_network_inside_a_wrapper() -> None:
+    inside = net()
+    wrapper = nn.Sequential(inside).eval()
+    crafter = LGV(wrapper, [net(11).state_dict(), net(12).state_dict()], part=inside)
+    x, _ = images()
+    with crafter.session():
+        outputs = []
+        for t in range(2):
+            crafter.begin_iteration(t)
+            outputs.append(crafter(x))
+    expected = [net(11 + i)(x) for i in crafter._order]
+    assert all(torch.equal(a, b) for a, b in zip(outputs, expected, strict=True))
+
+
+def test_the_attack_phase_starts_the_schedule_anew() -> None:
+    """Three masks and four steps: without a restart the fourth pass would go on where the third mask ended."""
+    crafter = Substitute(quantized(), ("wa", "w"), every="forward", feature_layer="layer1")
+    seen = states_seen(crafter)
+    run(crafter, Attack(loss=FeatureImportance(masks=3)), steps=4)
+    assert seen == ["wa", "w", "wa", "wa", "w", "wa", "w"]
