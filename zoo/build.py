@@ -30,12 +30,16 @@ class InputWrapper(nn.Module):
         self.register_buffer("mean", torch.tensor(spec.mean).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(spec.std).view(1, -1, 1, 1), persistent=False)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the logits."""
+    def prepare(self, x: Tensor) -> Tensor:
+        """Return what the network receives: the images resized and normalised."""
         if self.resize is not None and x.shape[-2:] != (self.resize, self.resize):
             exact = None if self.interpolation == "nearest" else False
             x = F.interpolate(x, size=(self.resize, self.resize), mode=self.interpolation, align_corners=exact)
-        logits: Tensor = self.net((x - self.mean) / self.std)
+        return (x - self.mean) / self.std
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the logits."""
+        logits: Tensor = self.net(self.prepare(x))
         return logits[:, self.label_offset :] if self.label_offset else logits
 
 

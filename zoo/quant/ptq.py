@@ -12,7 +12,7 @@ tree, single layers where there are none.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,6 +82,7 @@ def qdrop(
     settings: QDrop = QUICK,
     *,
     progress: Progress | None = None,
+    resume: tuple[int, Mapping[str, Tensor]] | None = None,
 ) -> nn.Module:
     """Quantise a trained full-precision network after training, in place, and return it in the state "wa".
 
@@ -91,6 +92,7 @@ def qdrop(
         images: (N, C, H, W) as the network receives them; the paper uses 1024.
         settings: `QDrop()` for the paper's 20,000 iterations per block.
         progress: Told of each finished block.
+        resume: How many blocks are finished, and the model's state dict then; the rest goes as it would have.
 
     Raises:
         UserError: Another method, or no images.
@@ -104,11 +106,13 @@ def qdrop(
     quantize(model, spec)
     set_state(model, "fp")
     calibrate(model, images[: settings.calibration])
+    if resume is not None:
+        model.load_state_dict(resume[1], strict=True)
     required = [(p, p.requires_grad) for p in model.parameters()]
     try:
         for parameter, _ in required:
             parameter.requires_grad_(False)
-        _reconstruct_all(model, images, settings, progress)
+        _reconstruct_all(model, images, settings, progress, resume[0] if resume is not None else 0)
     finally:
         for parameter, flag in required:
             parameter.requires_grad_(flag)
@@ -116,11 +120,14 @@ def qdrop(
     return model
 
 
-def _reconstruct_all(model: nn.Module, images: Tensor, settings: QDrop, progress: Progress | None) -> None:
+def _reconstruct_all(
+    model: nn.Module, images: Tensor, settings: QDrop, progress: Progress | None, finished: int
+) -> None:
     units = _in_order(model, find_units(model), images[:1])
-    generator = torch.Generator(images.device).manual_seed(settings.seed)
-    done: list[_Unit] = []
-    for number, unit in enumerate(units, 1):
+    done = units[:finished]
+    for number, unit in enumerate(units[finished:], finished + 1):
+        # A stream of its own for each block, so that the rest can be done without the part before it.
+        generator = torch.Generator(images.device).manual_seed(settings.seed + number * 1_000_003)
         with torch.no_grad():
             set_state(model, "fp")
             wanted, target = _capture(model, unit, images, settings.batch_size, output=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,8 @@ from zoo.recipes.adversarial import Adversary
 from zoo.recipes.checkpoint import Checkpoint
 from zoo.recipes.lgv import Collector
 from zoo.recipes.order import needs
-from zoo.recipes.plan import AdversarialOptions, LgvOptions, Plan, plan
+from zoo.recipes.plan import AdversarialOptions, LgvOptions, Plan, PtqOptions, plan
+from zoo.recipes.ptq import Reconstruction
 from zoo.recipes.runtime import Runtime, runtime
 from zoo.recipes.seeds import reproducible
 from zoo.recipes.start import begin
@@ -84,23 +85,18 @@ def build(
     place = runtime(device)
     began = time.perf_counter()
     with reproducible(settings.seed, place.device, settings.options.threads):
-        fit = _prepare(entry, settings, resolve, data_train, place, checkpoint)
-        fit.label = entry.name if progress else ""
-        collector = None
-        if isinstance(settings.options, LgvOptions):
-            collector = Collector(fit, settings.options, out, checkpoint)
-            fit.after_step = collector.after_step
+        work = _prepare(entry, settings, resolve, data_train, place, out, checkpoint, progress)
         try:
-            fit.run()
-            accuracies = _accuracies(fit.model, data_test, place.device, settings.states)
-            log = _log(entry, fit, data_train, data_test, accuracies)
+            work.fit.run()
+            accuracies = _accuracies(work.fit.model, data_test, place.device, settings.states)
+            log = _log(entry, work, data_train, data_test, accuracies)
             seconds = round(time.perf_counter() - began, 1)
             if place.main:
-                _store(entry, fit, collector, out, log)
+                _store(entry, work, out, log)
                 _write_sidecar(out, {"seconds": seconds, "device": str(place.device), "processes": place.world, **log})
         finally:
-            if collector is not None and checkpoint is None:
-                collector.discard()
+            if work.collector is not None and checkpoint is None:
+                work.collector.discard()
     place.wait()
     with out.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
@@ -108,36 +104,66 @@ def build(
     return BuildReport(entry.name, out, sha256, out.stat().st_size, top1, accuracies, seconds, log)
 
 
-def _store(entry: ModelEntry, fit: Fit, collector: Collector | None, out: Path, log: dict[str, Any]) -> None:
-    """Write the weights, and remove what an unfinished training kept."""
-    extra = {"log": json.dumps(log, sort_keys=True)}
-    if collector is not None:
-        collector.finish(out, extra)
-    else:
-        packed = quant.is_quantized(fit.model.net) and not fit.plan.options.latent
-        quant.save(fit.model.net, out, packed=packed, extra=extra)
-    if fit.checkpoint is not None:
-        fit.checkpoint.remove()
+@dataclass
+class _Work:
+    """The parts of one build."""
+
+    fit: Fit
+    checkpoint: Checkpoint | None
+    collector: Collector | None = None
+    blocks: list[list[str | float]] | None = None
 
 
 def _prepare(
-    entry: ModelEntry, settings: Plan, resolve: Resolve, data: Dataset, place: Runtime, checkpoint: Path | None
-) -> Fit:
-    """Put together the network at its start, the adversary and the checkpoint."""
+    entry: ModelEntry,
+    settings: Plan,
+    resolve: Resolve,
+    data: Dataset,
+    place: Runtime,
+    out: Path,
+    checkpoint: Path | None,
+    progress: bool,
+) -> _Work:
+    """Put together the network at its start, and what happens around its training."""
     others = {name: resolve(name).to(place.device) for name in needs(entry)}
     start = others[entry.recipe.start] if entry.recipe and entry.recipe.start else None
+    saved = Checkpoint(checkpoint, _key(entry, data, others.values())) if checkpoint is not None else None
+    label = entry.name if progress else ""
+    options = settings.options
+    if isinstance(options, PtqOptions):
+        assert start is not None
+        ptq = Reconstruction(entry, settings, data, saved, label=label if place.main else "", writes=place.main)
+        model = ptq.run(start, place.device)
+        return _Work(Fit(model, settings, data, entry.input.size, place), saved, blocks=ptq.blocks)
     model = begin(entry, settings, start, data, place.device)
-    fit = Fit(model, settings, data, entry.input.size, place)
-    if isinstance(settings.options, AdversarialOptions):
-        sources = [others[name].eval() for name in settings.options.ensemble]
-        fit.perturb = Adversary(model, settings.options, settings.seed, sources)
-    if checkpoint is not None:
-        fit.checkpoint = Checkpoint(checkpoint, _key(entry, data, [model, *others.values()]))
-    return fit
+    fit = Fit(model, settings, data, entry.input.size, place, checkpoint=saved, label=label)
+    work = _Work(fit, saved)
+    if isinstance(options, AdversarialOptions):
+        sources = [others[name].eval() for name in options.ensemble]
+        fit.perturb = Adversary(model, options, settings.seed, sources)
+    if isinstance(options, LgvOptions):
+        work.collector = Collector(fit, options, out, checkpoint)
+        fit.after_step = work.collector.after_step
+    return work
 
 
-def _key(entry: ModelEntry, data: Dataset, models: list[nn.Module]) -> str:
-    """Digest everything that decides a training: the entry, the images, and every weight it begins from."""
+def _store(entry: ModelEntry, work: _Work, out: Path, log: dict[str, Any]) -> None:
+    """Write the weights, and remove what an unfinished build kept."""
+    extra = {"log": json.dumps(log, sort_keys=True)}
+    net = work.fit.model.net
+    if work.collector is not None:
+        work.collector.finish(out, extra)
+    else:
+        # Packed files hold no full-precision weights, which some schedules (Alg. 2: "fp", "wa") return to.
+        returns = entry.alternation is not None and not {"fp", "a"}.isdisjoint(entry.alternation.states)
+        packed = quant.is_quantized(net) and not work.fit.plan.options.latent and not returns
+        quant.save(net, out, packed=packed, extra=extra)
+    if work.checkpoint is not None:
+        work.checkpoint.remove()
+
+
+def _key(entry: ModelEntry, data: Dataset, models: Iterable[nn.Module]) -> str:
+    """Digest everything that decides a build: the entry, the images, and every weight that it reads."""
     fields = {"arch", "arch_args", "classes", "label_offset", "input", "quant", "recipe"}
     content = entry.model_dump(mode="json", include=fields)
     content["recipe"].pop("cost")
@@ -168,9 +194,10 @@ def _accuracies(
     return found
 
 
-def _log(entry: ModelEntry, fit: Fit, train: Dataset, test: Dataset, accuracies: dict[str, float]) -> dict[str, Any]:
+def _log(entry: ModelEntry, work: _Work, train: Dataset, test: Dataset, accuracies: dict[str, float]) -> dict[str, Any]:
     """Say what was done, without times and paths: the log is part of the file's bytes."""
     assert entry.recipe is not None
+    fit = work.fit
     steps = fit.steps_per_epoch * fit.plan.epochs
     states: tuple[State, ...] = ("wa",) if isinstance(fit.model.net, MixedPrecision) else fit.plan.states
     counts = {
@@ -184,6 +211,7 @@ def _log(entry: ModelEntry, fit: Fit, train: Dataset, test: Dataset, accuracies:
         "steps": steps,
         "steps_in_state": counts,
         "epochs": fit.history,
+        **({} if work.blocks is None else {"blocks": work.blocks}),
         "test_top1": accuracies,
         "torch": torch.__version__,
     }

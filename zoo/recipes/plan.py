@@ -10,20 +10,26 @@ from zoo.errors import UserError, did_you_mean
 
 
 @dataclass(frozen=True)
-class TrainingOptions:
-    """Options that every kind of training knows (`recipe.options` in the registry)."""
+class Options:
+    """Options that every kind of recipe knows (`recipe.options` in the registry)."""
 
     threads: int = 0
     """CPU threads to compute with, so that the same machine gives the same bytes; 0 leaves torch's setting."""
     latent: bool = False
     """Store the latent float weights of a quantised net instead of packed codes: for nets that others start from."""
+    calibration_images: int = 256
+    """Training images from which the first clip thresholds are set."""
+
+
+@dataclass(frozen=True)
+class TrainingOptions(Options):
+    """Options that every kind of training knows."""
+
     optimizer: str = "sgd"
     """`sgd` or `adam` (as XNOR-Net is trained; `momentum` is then its first beta)."""
     milestones: tuple[int, ...] = ()
     """Epochs at which the `step` schedule multiplies the learning rate by `gamma`."""
     gamma: float = 0.1
-    calibration_images: int = 256
-    """Training images from which the first clip thresholds are set."""
     weight_scale_lr: float = 0.0
     """Learning rate of the weights' clip thresholds (APoT on CIFAR-10: 0.02); 0 takes `lr`."""
     activation_scale_lr: float = 0.0
@@ -54,11 +60,28 @@ class LgvOptions(TrainingOptions):
     snapshots_per_epoch: int = 4
 
 
-OPTIONS: dict[str, type[TrainingOptions]] = {
+@dataclass(frozen=True)
+class PtqOptions(Options):
+    """Options of post-training quantisation; the defaults are QDrop's. Its batches are `recipe.batch_size`, 32 by default."""
+
+    iterations: int = 20_000
+    """Steps for each block; a few hundred with rates of 0.02 and 0.0004 do for small nets."""
+    images: int = 1024
+    """Training images that blocks are reconstructed on."""
+    rounding_lr: float = 1e-3
+    step_lr: float = 4e-5
+    regulariser: float = 0.01
+    """Weight of the push towards whole codes; 0.1 for MobileNet-v2."""
+    warmup: float = 0.2
+    drop: float = 0.5
+
+
+OPTIONS: dict[str, type[Options]] = {
     "train": TrainingOptions,
     "qat": TrainingOptions,
     "adversarial": AdversarialOptions,
     "lgv": LgvOptions,
+    "ptq": PtqOptions,
 }
 
 
@@ -75,7 +98,12 @@ class Plan:
     states: tuple[State, ...]
     augment: str
     seed: int
-    options: TrainingOptions
+    options: Options
+
+    @property
+    def training(self) -> TrainingOptions:
+        """The options as those of a training."""
+        return self.options if isinstance(self.options, TrainingOptions) else TrainingOptions()
 
     def lr_factor(self, step: int, steps_per_epoch: int) -> float:
         """Return the factor on the learning rate at a global step: a pure function, so that resuming needs no state."""
@@ -84,7 +112,7 @@ class Plan:
         if self.schedule == "cosine":
             return 0.5 * (1 + math.cos(math.pi * step / max(self.epochs * steps_per_epoch, 1)))
         if self.schedule == "step":
-            return self.options.gamma ** sum(step // steps_per_epoch >= epoch for epoch in self.options.milestones)
+            return self.training.gamma ** sum(step // steps_per_epoch >= epoch for epoch in self.training.milestones)
         return 1.0
 
 
@@ -100,6 +128,8 @@ def plan(entry: ModelEntry) -> Plan:
             f"{entry.name}: has no recipe, so it cannot be built; {entry.notes or 'zoo show ' + entry.name}"
         )
     where = f"{entry.name}: recipe"
+    if recipe.kind == "ptq":
+        return _ptq_plan(entry, recipe, where)
     for key in ("epochs", "batch_size", "lr"):
         if getattr(recipe, key) is None:
             raise UserError(f"{where}.{key}: missing; kind {recipe.kind!r} needs it")
@@ -112,6 +142,7 @@ def plan(entry: ModelEntry) -> Plan:
             f"{where}.states: only a quantised entry has states other than 'fp'; remove states or add quant"
         )
     options = read_options(recipe, where)
+    assert isinstance(options, TrainingOptions)
     if recipe.schedule == "step" and not options.milestones:
         raise UserError(f"{where}.options.milestones: missing; schedule 'step' needs the epochs of its steps")
     return Plan(
@@ -128,7 +159,17 @@ def plan(entry: ModelEntry) -> Plan:
     )
 
 
-def read_options(recipe: Recipe, where: str) -> TrainingOptions:
+def _ptq_plan(entry: ModelEntry, recipe: Recipe, where: str) -> Plan:
+    """Return a plan without epochs: all is done before the first."""
+    if entry.quant is None or entry.quant.method != "qdrop":
+        raise UserError(f"{where}.kind: 'ptq' quantises by QDrop; give the entry quant: {{method: qdrop, ...}}")
+    if recipe.start is None:
+        raise UserError(f"{where}.start: missing; kind 'ptq' quantises a trained net")
+    options = read_options(recipe, where)
+    return Plan(0, recipe.batch_size or 32, 1.0, 0.0, 0.0, "constant", ("wa",), recipe.augment, recipe.seed, options)
+
+
+def read_options(recipe: Recipe, where: str) -> Options:
     """Return the recipe's options as the record of its kind, checked for names, types and ranges."""
     kind = OPTIONS[recipe.kind]
     known = get_type_hints(kind)
@@ -142,7 +183,7 @@ def read_options(recipe: Recipe, where: str) -> TrainingOptions:
         value = getattr(options, field.name)
         if isinstance(value, int | float) and value < 0:
             raise UserError(f"{where}.options.{field.name}: must not be negative, is {value}")
-    if options.optimizer not in ("sgd", "adam"):
+    if isinstance(options, TrainingOptions) and options.optimizer not in ("sgd", "adam"):
         raise UserError(f"{where}.options.optimizer: must be 'sgd' or 'adam', is {options.optimizer!r}")
     if isinstance(options, AdversarialOptions) and options.clean_share >= 1:
         raise UserError(f"{where}.options.clean_share: must be below 1, or nothing adversarial is learned")

@@ -34,9 +34,14 @@ def begin(
     if start is not None and take_over(entry, start, model):
         return model
     if quant.is_quantized(model.net):
-        chosen = torch.randperm(len(data), generator=stream(settings.seed, "calibration"))
-        calibrate(model, data.images[chosen[: settings.options.calibration_images]].to(device).float() / 255)
+        calibrate(model, sample(data, settings.options.calibration_images, settings.seed).to(device))
     return model
+
+
+def sample(data: Dataset, count: int, seed: int) -> Tensor:
+    """Return some training images, drawn from the seed, as floats in [0, 1]."""
+    chosen = torch.randperm(len(data), generator=stream(seed, "calibration"))[:count]
+    return data.images[chosen].float() / 255
 
 
 def take_over(entry: ModelEntry, start: nn.Module, model: InputWrapper) -> bool:
@@ -61,20 +66,13 @@ def calibrate(model: InputWrapper, x: Tensor) -> None:
 
     Low-bit weights change the scale of every layer, so the statistics of full precision do not fit them.
     """
-    received: list[Tensor] = []
-    handle = model.net.register_forward_pre_hook(lambda net, args: received.append(args[0]))
     model.eval()
-    quant.set_state(model.net, "fp")
-    try:
-        with torch.no_grad():
-            model(x)
-    finally:
-        handle.remove()
     quant.set_state(model.net, "wa")
+    received = model.prepare(x)
     for part in parts(model.net):
         if quant.is_quantized(part):
-            quant.calibrate(part, received[0])
-            quant.reestimate_batchnorm(part, torch.split(received[0], CALIBRATION_BATCH))
+            quant.calibrate(part, received)
+            quant.reestimate_batchnorm(part, torch.split(received, CALIBRATION_BATCH))
 
 
 def parts(net: nn.Module) -> tuple[nn.Module, ...]:

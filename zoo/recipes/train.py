@@ -172,10 +172,10 @@ def make_optimizer(model: nn.Module, plan: Plan) -> torch.optim.Optimizer:
     scales = {id(p) for p in (*weight_scales, *input_scales)}
     groups: list[dict[str, Any]] = [
         {"params": [p for p in model.parameters() if id(p) not in scales], "base_lr": plan.lr},
-        {"params": weight_scales, "base_lr": plan.options.weight_scale_lr or plan.lr},
-        {"params": input_scales, "base_lr": plan.options.activation_scale_lr or plan.lr},
+        {"params": weight_scales, "base_lr": plan.training.weight_scale_lr or plan.lr},
+        {"params": input_scales, "base_lr": plan.training.activation_scale_lr or plan.lr},
     ]
     groups = [group for group in groups if group["params"]]
-    if plan.options.optimizer == "adam":
+    if plan.training.optimizer == "adam":
         return torch.optim.Adam(groups, lr=plan.lr, betas=(plan.momentum, 0.999), weight_decay=plan.weight_decay)
     return torch.optim.SGD(groups, lr=plan.lr, momentum=plan.momentum, weight_decay=plan.weight_decay)
