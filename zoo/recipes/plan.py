@@ -30,6 +30,8 @@ class TrainingOptions(Options):
     milestones: tuple[int, ...] = ()
     """Epochs at which the `step` schedule multiplies the learning rate by `gamma`."""
     gamma: float = 0.1
+    max_grad_norm: float = 0.0
+    """Gradients of a larger norm are scaled down to it; 0 leaves them. Depthwise nets at 2 bits need it."""
     weight_scale_lr: float = 0.0
     """Learning rate of the weights' clip thresholds (APoT on CIFAR-10: 0.02); 0 takes `lr`."""
     activation_scale_lr: float = 0.0

@@ -8,7 +8,8 @@ global step alone, so that every process of a distributed run is in the same one
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -60,6 +61,7 @@ class Fit:
     after_step: Callable[[int], None] | None = None
     label: str = ""
     history: list[dict[str, float]] = field(default_factory=list)
+    scales: list[nn.Parameter] = field(default_factory=list, init=False)
 
     @property
     def batch_size(self) -> int:
@@ -80,6 +82,7 @@ class Fit:
                 f"batch_size {self.batch_size} cannot be shared by {self.runtime.world} processes: choose another number of them"
             )
         optimizer = make_optimizer(self.model, self.plan)
+        self.scales = [scale for kind in learned_scales(self.model) for scale in kind]
         done = self._resume(optimizer)
         trained, optimizer = self.runtime.prepare(self.model, optimizer)
         hidden = not self.label or not self.runtime.main
@@ -131,7 +134,10 @@ class Fit:
         loss = F.cross_entropy(logits, y)
         optimizer.zero_grad(set_to_none=True)
         self.runtime.backward(loss)
-        optimizer.step()
+        if self.plan.training.max_grad_norm:
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.plan.training.max_grad_norm)
+        with limited_scales(self.scales):
+            optimizer.step()
         return loss.detach(), (logits.detach().argmax(1) == y).float().mean()
 
     def _resume(self, optimizer: torch.optim.Optimizer) -> int:
@@ -165,10 +171,29 @@ class Fit:
         )
 
 
+def learned_scales(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """Return the learned clip thresholds and steps of the weights, and those of the activations."""
+    weights = [p for q in weight_quantizers(model).values() for p in q.parameters()]
+    return weights, [p for q in activation_quantizers(model).values() for p in q.parameters()]
+
+
+@contextmanager
+def limited_scales(scales: list[nn.Parameter]) -> Iterator[None]:
+    """Let each scale shrink by at most a tenth in the optimiser's step.
+
+    One step too far makes a scale negative, its layer's weights vanish and the next gradients explode; depthwise
+    convolutions at 2 bits get there within a few steps.
+    """
+    with torch.no_grad():
+        floors = [scale.detach() * 0.9 for scale in scales]
+        yield
+        for scale, floor in zip(scales, floors, strict=True):
+            scale.copy_(torch.maximum(scale, floor))
+
+
 def make_optimizer(model: nn.Module, plan: Plan) -> torch.optim.Optimizer:
     """Return the optimiser; learned clip thresholds get learning rates of their own where the recipe says so."""
-    weight_scales = [p for q in weight_quantizers(model).values() for p in q.parameters()]
-    input_scales = [p for q in activation_quantizers(model).values() for p in q.parameters()]
+    weight_scales, input_scales = learned_scales(model)
     scales = {id(p) for p in (*weight_scales, *input_scales)}
     groups: list[dict[str, Any]] = [
         {"params": [p for p in model.parameters() if id(p) not in scales], "base_lr": plan.lr},

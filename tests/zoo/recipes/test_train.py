@@ -13,7 +13,7 @@ from zoo.recipes.adversarial import Adversary
 from zoo.recipes.augment import augment
 from zoo.recipes.plan import AdversarialOptions, plan
 from zoo.recipes.runtime import Runtime, runtime
-from zoo.recipes.train import make_optimizer
+from zoo.recipes.train import limited_scales, make_optimizer
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -136,6 +136,22 @@ def test_thresholds_get_their_own_learning_rates() -> None:
     assert {rates[id(q.alpha)] for q in weight_quantizers(net).values() if hasattr(q, "alpha")} == {0.02}  # type: ignore[arg-type]
     assert {rates[id(q.alpha)] for q in activation_quantizers(net).values()} == {0.1}  # type: ignore[arg-type]
     assert len(rates) == len(list(net.parameters())) and 0.04 in rates.values()
+
+
+def test_a_scale_never_shrinks_by_more_than_a_tenth_in_a_step() -> None:
+    scales = [torch.nn.Parameter(torch.tensor(v)) for v in (1.0, 1.0, 2.0)]
+    with limited_scales(scales):
+        for scale, after in zip(scales, (-3.0, 0.95, 7.0), strict=True):
+            scale.copy_(torch.tensor(after))
+    assert [round(float(s), 4) for s in scales] == [0.9, 0.95, 7.0]
+
+
+def test_gradients_are_scaled_down_to_the_norm_that_is_set(builder: Builder) -> None:
+    plain = builder(make_entry("plain"))
+    loose = builder(make_entry("loose", options={"max_grad_norm": 1e9}))
+    tight = builder(make_entry("tight", options={"max_grad_norm": 1e-6}))
+    first, second, third = (r.log["epochs"][0]["loss"] for r in (plain, loose, tight))
+    assert first == second != third
 
 
 def test_a_launcher_without_accelerate_is_told_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
