@@ -19,6 +19,8 @@ from zoo.quant import states as possible_states
 
 Every = Literal["iteration", "forward"]
 Combination = Literal["logits", "softmax", "sampling", "logits-sum", "double-softmax"]
+SNAPSHOT_BYTES = 2 * 10**9
+"""Snapshots of one network that are kept at hand; what is beyond is read again at each turn."""
 
 
 @runtime_checkable
@@ -224,7 +226,8 @@ class LGV(PlainModel):
     Gubri et al., "LGV: Boosting Adversarial Example Transferability from Large Geometric Vicinity", ECCV 2022, Alg. 1.
     The authors shuffle anew for each batch; here every batch gets the same order, so that an image does not depend on the
     batch it travels in. An attack with more iterations than snapshots goes round again. `weights` are state dicts of
-    `part`, the network inside `module` (by default `module` itself); all of them stay in memory.
+    `part`, the network inside `module` (by default `module` itself); they may be read as they are asked for, and stay at
+    hand up to SNAPSHOT_BYTES.
     """
 
     def __init__(
@@ -239,7 +242,8 @@ class LGV(PlainModel):
         if not len(weights):
             raise UserError("LGV needs at least one snapshot of weights; its recipe collects 40")
         self.part = module if part is None else part
-        self.weights = tuple(weights)
+        self.weights = weights
+        self._held: dict[int, dict[str, Tensor]] = {}
         self._order = torch.randperm(len(weights), generator=torch.Generator().manual_seed(seed)).tolist()
         self._loaded: int | None = None
 
@@ -251,8 +255,17 @@ class LGV(PlainModel):
         """Load the snapshot of iteration t."""
         wanted = self._order[t % len(self._order)]
         if wanted != self._loaded:
-            self.part.load_state_dict(self.weights[wanted])
+            self.part.load_state_dict(self._snapshot(wanted))
             self._loaded = wanted
+
+    def _snapshot(self, index: int) -> dict[str, Tensor]:
+        if index in self._held:
+            return self._held[index]
+        device = next(self.part.parameters()).device
+        found = {name: tensor.to(device) for name, tensor in self.weights[index].items()}
+        if (len(self._held) + 1) * sum(tensor.nbytes for tensor in found.values()) <= SNAPSHOT_BYTES:
+            self._held[index] = found
+        return found
 
     @contextmanager
     def session(self) -> Iterator[None]:

@@ -39,7 +39,7 @@ class Budget(Record):
 
 
 class SubstituteSpec(Record):
-    """A substitute of a suite: a registry model, optionally in other states than the registry's, or an ensemble of models."""
+    """A substitute of a suite: a registry model, optionally in other states than the registry's, or several models combined."""
 
     name: Name
     models: tuple[Name, ...] = Field(min_length=1)
@@ -47,12 +47,19 @@ class SubstituteSpec(Record):
     """Schedule of states that replaces the registry's alternation; one state holds it fixed (Table IX)."""
     every: Literal["iteration", "forward"] | None = None
     ensemble: Literal["logits", "softmax", "sampling"] | None = None
+    """Run all models in each iteration, or sample one of them."""
+    mixture: tuple[int, int] | None = None
+    """Take two models in turn, so many iterations of each per round: LGV+QAA is [1, 1] (Table VII, Fig. 7)."""
     options: dict[str, int | float | str | bool] = Field(default_factory=dict)
 
     @model_validator(mode="after")
-    def _ensemble_is_named(self) -> SubstituteSpec:
-        if (len(self.models) > 1) != (self.ensemble is not None):
-            raise ValueError("several models need `ensemble: logits|softmax|sampling`, and one model none")
+    def _combination_is_named(self) -> SubstituteSpec:
+        if self.ensemble is not None and self.mixture is not None:
+            raise ValueError("models are combined by `ensemble` or by `mixture`, not by both")
+        if (len(self.models) > 1) != (self.ensemble is not None or self.mixture is not None):
+            raise ValueError("several models need `ensemble: logits|softmax|sampling` or `mixture: [1, 1]`, and one model none")
+        if self.mixture is not None and (len(self.models) != 2 or min(self.mixture) < 1):
+            raise ValueError("mixture takes two models and at least one iteration of each, such as [1, 1]")
         return self
 
 

@@ -5,22 +5,24 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from harness.suite import SubstituteSpec, Suite
 from zoo import registry as registries
-from zoo.build import load_entry, weights_sha256
+from zoo.build import load_entry, weights_path, weights_sha256
 from zoo.data import Dataset
 from zoo.data import load as load_data
 from zoo.entry import ModelEntry
+from zoo.errors import UserError
 from zoo.registry import Registry
+from zoo.snapshots import Snapshots
 from zoo.store import cache_root
 
 if TYPE_CHECKING:
@@ -100,7 +102,8 @@ class Workbench:
             spec = self.suite.substitute(name)
             entries = [self.registry[model] for model in spec.models]
             nets = [load_entry(entry).to(self.context.device) for entry in entries]
-            self._substitutes[name] = assemble(spec, entries, nets)
+            collections = {e.name: Snapshots(weights_path(e)) for e in entries if is_collection(e)}
+            self._substitutes[name] = assemble(spec, entries, nets, collections)
         return self._substitutes[name]
 
     def attack(self, name: str) -> AttackLike:
@@ -112,16 +115,16 @@ class Workbench:
     def craft_key(self, substitute: str, attack: str, seed: int) -> str:
         """Return the content address of one job's images: all that decides their bytes, and nothing else."""
         spec = self.suite.substitute(substitute)
-        alternation = self.registry[spec.models[0]].alternation
+        schedules = [self.registry[m].alternation for m in spec.models]
         chosen = spec.model_dump(mode="json", exclude={"name", "models"})
         content: dict[str, Any] = {
-            "format": 1,
+            "format": 2,
             "code": code_digest(),
             "torch": torch.__version__,
             "device": torch.device(self.context.device).type,
             "attack": repr(self.attack(attack)),
             "substitute": {**chosen, "weights": [self.sha256(m) for m in spec.models]},
-            "alternation": alternation.model_dump(mode="json") if alternation else None,
+            "alternation": [schedule.model_dump(mode="json") if schedule else None for schedule in schedules],
             "feature_layer": [self.registry[m].feature_layer for m in spec.models],
             "data": self.full_digest,
             "budget": self.suite.budget.model_dump(mode="json"),
@@ -132,18 +135,47 @@ class Workbench:
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def assemble(spec: SubstituteSpec, entries: Sequence[ModelEntry], nets: Sequence[nn.Module]) -> Crafter:
-    """Build the substitute that a suite describes from its loaded networks: one with its schedule, or an ensemble."""
-    from harness.substitute import Substitute, ensemble
+def assemble(
+    spec: SubstituteSpec,
+    entries: Sequence[ModelEntry],
+    nets: Sequence[nn.Module],
+    snapshots: Mapping[str, Sequence[dict[str, Tensor]]] | None = None,
+) -> Crafter:
+    """Build the substitute that a suite describes: a network with its schedule, an ensemble, or two networks in turn.
 
-    parts = []
+    Args:
+        spec: what the suite says.
+        entries: its models.
+        nets: their networks, loaded.
+        snapshots: the weights that a model made by LGV walks through, by its name.
+
+    Raises:
+        UserError: LGV's snapshots are not at hand, or cannot have states.
+    """
+    from harness.substitute import LGV, Substitute, ensemble, mixture
+
+    parts: list[Crafter] = []
     for entry, net in zip(entries, nets, strict=True):
         own = entry.alternation
-        states = spec.states or (own.states if own else None)
         every = spec.every or (own.every if own else "iteration")
         layer = None if entry.feature_layer is None else f"net.{entry.feature_layer}"
-        parts.append(Substitute(net, states=states, every=every, feature_layer=layer))
+        if not is_collection(entry):
+            states = spec.states or (own.states if own else None)
+            parts.append(Substitute(net, states=states, every=every, feature_layer=layer))
+        elif spec.states is not None:
+            raise UserError(f"{spec.name}: states are of quantised networks; {entry.name} is a collection of plain weights")
+        elif entry.name not in (snapshots or {}):
+            raise UserError(f"{entry.name} is a collection of weights, which this run has not at hand; take another substitute")
+        else:
+            parts.append(LGV(net, (snapshots or {})[entry.name], layer, part=net.get_submodule("net")))
+    if spec.mixture is not None:
+        return mixture(parts[0], parts[1], spec.mixture)
     return parts[0] if spec.ensemble is None else ensemble(parts, spec.ensemble)
+
+
+def is_collection(entry: ModelEntry) -> bool:
+    """Return whether an entry's file holds many weights of its network, which LGV collects."""
+    return entry.recipe is not None and entry.recipe.kind == "lgv"
 
 
 @cache
