@@ -55,7 +55,7 @@ def advice(found: Step, registry: Registry) -> str:
         cost = f"; {entry.recipe.cost}" if entry.recipe.cost else ""
         text = f"{entry.name}: not published yet; make it with `zoo build {entry.name}` (on {entry.data}{start}{cost})"
     elif entry.weights is not None:
-        text = f"{entry.name}: {found.where}; `zoo lock {entry.name}` asks for it, or pass --unpinned to take what comes"
+        text = f"{entry.name}: {found.where}; `zoo lock {entry.name}` fills it in, or pass --unpinned to take what comes"
     else:
         text = f"{entry.name}: not published: {found.where}"
     other = stand_in(entry, registry)

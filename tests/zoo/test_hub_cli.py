@@ -179,6 +179,16 @@ def test_lock_checks_then_fills(hub, run):
     assert run({}, "pull", "a").exit_code == 0
 
 
+def test_a_local_file_is_pinned_as_it_is(hub, run, tmp_path):
+    (tmp_path / "own.safetensors").write_bytes(content(5))
+    models = {"own": tiny(weights={"file": "own.safetensors"})}
+    refused(run(models, "pull", "own"), "no sha256", "zoo lock own")
+    assert run(models, "lock", "own").exit_code == 0
+    assert run({}, "pull", "own").stdout.strip() == f"own: {tmp_path / 'own.safetensors'}"
+    (tmp_path / "own.safetensors").write_bytes(content(6))
+    refused(run({}, "pull", "own"), "was altered")
+
+
 def test_validate_lists_every_null(hub, run):
     models = {"a": tiny(weights=on_hub(hub, "a", 1, license=None)), "b": tiny()}
     rows = {r["name"]: r["unknown"] for r in json.loads(run(models, "validate", "a", "b", "--json").stdout)}

@@ -41,14 +41,17 @@ class _Stated:
 
 
 def lock(entries: Iterable[ModelEntry], options: Options | None = None) -> list[Locked]:
-    """Ask the Hub for what the entries' weights lack and for what main holds now. Pins that exist are never changed."""
+    """Ask the Hub for what the entries' weights lack and for what main holds now. Pins that exist are never changed.
+
+    Files that no Hub states a hash for (by url, local, or outside git-LFS) are fetched to be hashed.
+    """
     options = options or Options()
-    return [_lock(e.name, e.weights, options) for e in entries if e.weights and (e.weights.hub or e.weights.url)]
+    return [_lock(e.name, e.weights, options) for e in entries if e.weights and not e.weights.bundled]
 
 
 def _lock(name: str, weights: Weights, options: Options) -> Locked:
     try:
-        if options.is_offline:
+        if options.is_offline and not weights.file:
             raise UserError(f"{name}: cannot ask the Hub in offline mode (unset HF_HUB_OFFLINE)")
         if weights.hub is None:
             return Locked(name, _hashed(name, weights, options))
