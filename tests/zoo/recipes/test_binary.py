@@ -1,0 +1,39 @@
+"""1-bit nets are trained from nothing by the recipe of the registry, with Adam."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tests.zoo.recipes.conftest import Builder, make_entry
+from zoo.entry import QuantSpec
+from zoo.quant import set_state, states
+
+
+@pytest.mark.parametrize("method", ["xnor", "bnn"])
+def test_a_binary_net_learns_and_loads(builder: Builder, monkeypatch: pytest.MonkeyPatch, method: str) -> None:
+    from zoo.archs import alexnet, nin
+
+    small = ((8, 8, 8), (8, 8, 8), (8, 8))
+    original = nin.XnorNin.__init__
+    monkeypatch.setattr(
+        nin.XnorNin, "__init__", lambda self, classes, in_chans: original(self, classes, in_chans, small)
+    )
+    monkeypatch.setattr(alexnet, "CONVS", tuple((8, kernel, pooled) for _, kernel, pooled in alexnet.CONVS))
+    monkeypatch.setattr(alexnet, "HIDDEN", 32)
+    options = {"optimizer": "adam", "latent": True, "threads": 1}
+    entry = make_entry(
+        "one", QuantSpec(method=method, w_bits=1, a_bits=1, edge_bits=32), lr=0.01, epochs=3, options=options
+    )
+    arch = {"xnor": "zoo:nin-xnor", "bnn": "zoo:alexnet-bnn-32px"}[method]
+    size = {"xnor": 16, "bnn": 32}[method]
+    entry = entry.model_copy(
+        update={"arch": arch, "arch_args": {"in_chans": 1}, "input": entry.input.model_copy(update={"resize": size})}
+    )
+    report = builder(entry)
+    assert report.log["epochs"][-1]["loss"] < report.log["epochs"][0]["loss"]
+    net = builder.load("one")
+    assert "wa" in states(net)
+    set_state(net, "wa")
+    with torch.no_grad():
+        assert net(torch.rand(2, 1, 16, 16)).shape == (2, 10)
