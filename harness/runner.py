@@ -43,7 +43,7 @@ from harness.unfinished import Request, remembered
 from harness.versions import begin
 from harness.workbench import Context, Workbench, workbench
 from zoo.errors import UserError
-from zoo.evaluate import wilson
+from zoo.intervals import wilson
 
 
 @dataclass
@@ -184,7 +184,7 @@ def gate(bench: Workbench, clean: Clean, targets: Iterable[str]) -> dict[str, st
         claim = bench.registry[name].clean_accuracy
         n = len(clean.labels)
         correct = int((clean.predictions[name].array == clean.labels.array).sum())
-        high = wilson(correct, n)[1]
+        high = 100 * wilson(correct, n)[1]
         if claim is not None and claim.top1 > high and claim.top1 - 100 * correct / n > bench.suite.tolerance:
             found = f"{100 * correct / n:.1f} % of the clean images, {claim.top1:.1f} % claimed"
             blocked[name] = f"{name} classifies {found}; see zoo eval {name}"

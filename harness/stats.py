@@ -10,13 +10,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import NormalDist, fmean, stdev
+from statistics import fmean, stdev
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-Z95 = NormalDist().inv_cdf(0.975)
-"""Two-sided 95 % point of the normal distribution."""
+from zoo.intervals import Z95, wilson
+
 ENUMERATED = 16
 """Up to so many differing images the sign-flip test counts all 2^n sign patterns; beyond, it is normal."""
 
@@ -54,15 +54,6 @@ class Spread:
     low: float
     high: float
     seeds: int
-
-
-def wilson(successes: float, n: float) -> tuple[float, float]:
-    """Return Wilson's 95 % score interval of `successes` out of `n` > 0; both may be effective, fractional counts."""
-    p = successes / n
-    scale = 1 + Z95**2 / n
-    centre = (p + Z95**2 / (2 * n)) / scale
-    half = Z95 / scale * math.sqrt(p * (1 - p) / n + Z95**2 / (4 * n**2))
-    return (0.0 if p <= 0 else max(0.0, centre - half)), (1.0 if p >= 1 else min(1.0, centre + half))
 
 
 def asr(clean: ArrayLike, adv: ArrayLike, labels: ArrayLike) -> Rate | None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from zoo.entry import ModelEntry
+from zoo.intervals import wilson
 
 TOLERANCE = 2.0
 
@@ -33,7 +33,7 @@ def evaluate(entry: ModelEntry, limit: int | None = None, device: str = "cpu", b
     model = load_entry(entry).to(device)
     correct = int((predictions(model, data.images, batch_size, device) == data.labels).sum())
     n = len(data)
-    low, high = wilson(correct, n)
+    low, high = (100 * bound for bound in wilson(correct, n))
     claim = entry.clean_accuracy.top1 if entry.clean_accuracy else None
     top1 = 100 * correct / n
     ok = claim is None or low <= claim <= high or abs(top1 - claim) <= TOLERANCE
@@ -45,11 +45,3 @@ def evaluate(entry: ModelEntry, limit: int | None = None, device: str = "cpu", b
 def test_set(entry: ModelEntry) -> str:
     """Return the data set that the entry's claim is measured on: ImageNet comes in two sizes, and a net has one of its own."""
     return "imagenet-299" if (entry.data, entry.input.size) == ("imagenet", 299) else entry.data
-
-
-def wilson(successes: int, n: int, z: float = 1.959963984540054) -> tuple[float, float]:
-    """Return the Wilson score interval of a proportion, in percent."""
-    p = successes / n
-    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    return 100 * (centre - half), 100 * (centre + half)
