@@ -48,6 +48,12 @@ def pgd() -> Attack:
     return Attack(step_size=0.25, random_start=True)
 
 
+@preset("pgd-released", category=GRADIENT, source=RELEASED)
+def pgd_released() -> Attack:
+    """PGD with 20 steps of eps / 4 (2/255 at 8/255), as run on CIFAR-10; the paper says 10 iterations."""
+    return Attack(steps=20, step_size=0.25, random_start=True)
+
+
 @preset("mim", category=GRADIENT, source="Dong et al., CVPR 2018, Alg. 1", aliases=("mi-fgsm",))
 def mim() -> Attack:
     """Decay 1.0."""
