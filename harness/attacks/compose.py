@@ -112,9 +112,7 @@ def _build(where: str, kind: type, settings: object, resolve: Callable[[object],
     if not isinstance(settings, Mapping):
         raise UserError(f"{where}: expected settings as a mapping, not {settings!r}")
     fields = [field.name for field in dataclasses.fields(kind)]
-    hints = typing.get_type_hints(
-        kind, {**vars(typing.cast(Any, __import__(kind.__module__, fromlist=["x"]))), "Attack": Attack}
-    )
+    hints = typing.get_type_hints(kind, localns={"Attack": Attack})  # ila names it without importing it
     values = {}
     for key, value in settings.items():
         if key not in fields:
