@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from harness.board import load as load_board
+from harness.cli import main
 from harness.reproduce import reproduce
 from harness.results import read_rows
 from harness.suite import load
@@ -57,3 +58,15 @@ def test_a_bump_needs_a_reason_and_a_version_of_the_files_own(tmp_path: Path) ->
     assert bump(str(path), "why not", tmp_path / "out").version == 3
     text = (tmp_path / "out" / "tiny" / "v3" / "CHANGELOG.md").read_text(encoding="utf-8")
     assert [line[:4] for line in text.splitlines() if line.startswith("-")] == ["- v3", "- v2", "- v1"]
+
+
+def test_a_suite_is_shown_and_bumped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    make(tmp_path)
+    path = tmp_path / "tiny.yaml"
+    before = load(str(path))
+    main(["suite", "show", str(path)], prog_name="harness")
+    shown = tmp_path / "shown.yaml"
+    shown.write_text(capsys.readouterr().out, encoding="utf-8")
+    assert load(str(shown)) == before, "what is shown is a suite"
+    main(["suite", "bump", str(path), "--because", "nothing moves", "--out", str(tmp_path / "out")], prog_name="harness")
+    assert "version 2" in capsys.readouterr().out and load(str(path)).version == 2
