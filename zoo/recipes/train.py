@@ -179,13 +179,13 @@ def learned_scales(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parame
 
 @contextmanager
 def limited_scales(scales: list[nn.Parameter]) -> Iterator[None]:
-    """Let each scale shrink by at most a tenth in the optimiser's step.
+    """Let each scale at most halve in the optimiser's step.
 
     One step too far makes a scale negative, its layer's weights vanish and the next gradients explode; depthwise
     convolutions at 2 bits get there within a few steps.
     """
     with torch.no_grad():
-        floors = [scale.detach() * 0.9 for scale in scales]
+        floors = [scale.detach() / 2 for scale in scales]
         yield
         for scale, floor in zip(scales, floors, strict=True):
             scale.copy_(torch.maximum(scale, floor))
