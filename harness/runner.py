@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from harness import shards
+from harness.claim import claim_folder as claim_folder
 from harness.craft import Crafted, collect, keep, lacking, make_blocks, max_level
 from harness.executors import Executor, open_executor
 from harness.executors.local import single_thread
@@ -40,7 +41,6 @@ from harness.selection import Job
 from harness.snapshot import Snapshot, take
 from harness.suite import Suite
 from harness.unfinished import Request, remembered
-from harness.versions import begin
 from harness.workbench import Context, Workbench, workbench
 from zoo.errors import UserError
 from zoo.intervals import wilson
@@ -105,9 +105,7 @@ def run(suite: Suite, request: Request, out: Path, notify: Notify | None = None)
     snapshot = take(bench, blocked)
     executor = open_executor(request.executor, request.device, request.workers, request.address, request.gpus)
     with exclusive(report.folder), cache_in_use(context.cache_folder), remembered(report.folder, request):
-        claim_folder(report.folder, snapshot)
-        if context.limit is None:
-            begin(report.folder, suite)
+        snapshot = claim_folder(report.folder, snapshot)
         with executor as opened:
             work = Work(context, snapshot, opened, notify or (lambda what, done, total: None), report, request.batch_size)
             clean = predict_clean(work, [t for t in targets if t not in blocked])
@@ -140,19 +138,6 @@ def absent_models(bench: Workbench, models: Iterable[str]) -> dict[str, str]:
         except UserError as error:
             blocked[name] = str(error)
     return blocked
-
-
-def claim_folder(folder: Path, snapshot: Snapshot) -> None:
-    """Write the suite's snapshot into its folder, or check that the folder holds the same suite."""
-    known = Snapshot.read(folder) if (folder / "suite.yaml").is_file() else None
-    if known is not None and known.digest != snapshot.digest and any((folder / "rows").glob("*.json")):
-        name = snapshot.suite.name
-        raise UserError(
-            f"{folder} holds rows of another {name} (digest {known.digest[:12]}, now {snapshot.digest[:12]}): "
-            f"{snapshot.change_from(known)}; raise the suite's version (harness suite bump {name} --because ...), "
-            f"or choose another folder with --out"
-        )
-    snapshot.write(folder)
 
 
 def predict_clean(work: Work, targets: list[str]) -> Clean:

@@ -41,14 +41,21 @@ class Snapshot(Record):
         text = yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
         atomic_write(folder / "suite.yaml", text)
 
+    def completed(self, known: Snapshot) -> Snapshot:
+        """Return this snapshot with the weights that are absent here filled in as the other one knows them."""
+        models = {
+            name: known.models.get(name, model) if model.sha256 is None else model for name, model in self.models.items()
+        }
+        weights = {name: models[name].sha256 for name in self.suite.target_names}
+        return self.model_copy(update={"models": models, "digest": self.suite.digest(weights, self.data_sha256)})
+
     def change_from(self, known: Snapshot) -> str:
         """Say in words what makes this digest differ from that of another snapshot of the suite."""
         if self.data_sha256 != known.data_sha256:
             return "its images are others"
         for name in self.suite.target_names:
-            if name in known.models and known.models[name].sha256 != self.models[name].sha256:
-                absent = "was not there then" if known.models[name].sha256 is None else "has other weights now"
-                return f"{name} is not there now" if self.models[name].sha256 is None else f"{name} {absent}"
+            if name in known.models and known.models[name].sha256 not in (None, self.models[name].sha256):
+                return f"{name} has other weights now"
         now, then = self.suite.canonical(), known.suite.canonical()
         return f"{next((key for key in now if now[key] != then.get(key)), 'a setting')} changed"
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from harness import chain
 from harness.board import check, load
 from harness.craft import spans
 from harness.results import Row, read_clean, read_row, read_rows
@@ -241,4 +242,5 @@ def killed_and_resumed(tmp_path: Path, moments: list[float]) -> None:
     _, err = last.communicate(timeout=120)
     assert last.returncode == 0, err
     assert canonical(tmp_path / "cut" / "small" / "v1") == canonical(tmp_path / "whole" / "small" / "v1")
+    assert chain.check(tmp_path / "cut" / "small" / "v1") == [], "no row is written that is not recorded"
     assert not list((tmp_path / "cut").rglob("*.tmp")) and spans(45, 10)[-1] == (40, 45)

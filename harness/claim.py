@@ -1,0 +1,39 @@
+"""A leaderboard folder belongs to one suite with its models and images: checked before anything is written into it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from harness.results import read_rows, write_row
+from harness.snapshot import Snapshot
+from harness.versions import begin
+from zoo.errors import UserError
+
+
+def claim_folder(folder: Path, snapshot: Snapshot) -> Snapshot:
+    """Write the suite's record into its folder and return it, or refuse a folder that holds the rows of another.
+
+    Targets come one by one as their weights are published or built: one that is new here joins the rows that are there, as a
+    cell that is still missing; one that is known here but not on this machine keeps its place.
+
+    Raises:
+        UserError: the folder holds rows of another suite.
+    """
+    known = Snapshot.read(folder) if (folder / "suite.yaml").is_file() else None
+    if known is not None and known.digest != snapshot.digest:
+        snapshot = snapshot.completed(known)
+        if known.completed(snapshot).digest == snapshot.digest:
+            for row in read_rows(folder):
+                if row.suite_digest == known.digest != snapshot.digest:
+                    write_row(folder, row.model_copy(update={"suite_digest": snapshot.digest}))
+        elif any((folder / "rows").glob("*.json")):
+            name = snapshot.suite.name
+            raise UserError(
+                f"{folder} holds rows of another {name} (digest {known.digest[:12]}, now {snapshot.digest[:12]}): "
+                f"{snapshot.change_from(known)}; raise the suite's version (harness suite bump {name} --because ...), "
+                f"or choose another folder with --out"
+            )
+    snapshot.write(folder)
+    if folder.name == f"v{snapshot.suite.version}":
+        begin(folder, snapshot.suite)
+    return snapshot
