@@ -197,7 +197,7 @@ def audited(model: Crafter) -> Iterator[dict[str, int]]:
 
     networks = model.networks()
     handles = [network.register_forward_hook(count) for network in networks]
-    weights = [t.detach().clone() for n in networks for t in n.state_dict().values()]
+    weights = [{key: tensor.detach().clone() for key, tensor in n.state_dict().items()} for n in networks]
     hooks = _hooks(networks)
     yield counts
     for network in networks:
@@ -205,11 +205,15 @@ def audited(model: Crafter) -> Iterator[dict[str, int]]:
             raise RuleError("attack() left the substitute in training mode; call eval() again, or do not switch")
     if _hooks(networks) != hooks:
         raise RuleError("attack() left hooks on the substitute; remove them (handle.remove()) before it returns")
-    after = [t for n in networks for t in n.state_dict().values()]
-    if len(after) != len(weights) or any(not torch.equal(a, b) for a, b in zip(after, weights, strict=True)):
+    if any(_altered(before, network.state_dict()) for before, network in zip(weights, networks, strict=True)):
         raise RuleError("attack() altered the substitute's weights or buffers; work on a copy, or restore them")
     for handle in handles:
         handle.remove()
+
+
+def _altered(before: dict[str, Tensor], after: dict[str, Tensor]) -> bool:
+    """Whether a tensor was changed; quantised weights that the session keeps come in addition."""
+    return any(key not in after or not torch.equal(tensor, after[key]) for key, tensor in before.items())
 
 
 def _hooks(networks: tuple[nn.Module, ...]) -> list[int]:

@@ -1,0 +1,139 @@
+"""What an attack must hold, tried on the embedded suite behind the walls: a minute that saves a submission."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from harness.sandbox import Sandbox
+from harness.selection import Job
+from harness.submit.images import check_attacked
+from harness.submit.make import Made, Walls, craft_block, furnish, jobs_of, open_bench
+from harness.submit.naming import refuse_taken, reserved
+from harness.submit.pack import read_images
+from harness.submit.record import Source, read_folder
+from harness.suite import Suite
+from harness.workbench import Workbench
+from zoo.errors import UserError
+
+IMAGES = 16
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was tried."""
+
+    name: str
+    passed: bool
+    detail: str
+
+
+@dataclass
+class _Trial:
+    """A submission's code in a sandbox, on a few images of a suite."""
+
+    box: Sandbox
+    bench: Workbench
+    source: Source
+    block: int
+
+    def craft(self, index: list[int], seed: int = 0) -> Made:
+        return craft_block(self.box, self.bench, self.source, seed, torch.tensor(index), len(index))
+
+
+def conformance(folder: Path, suite: Suite, walls: Walls, device: str = "cpu") -> Iterator[Check]:
+    """Try a submission and yield what was found; the first failure that makes the rest pointless ends it."""
+    try:
+        source = read_folder(folder)
+        refuse_taken(source.submission.name, reserved(), "an attack or model of the harness")
+    except UserError as error:
+        yield Check("submission", False, str(error))
+        return
+    kind = f"{len(source.files)} Python file(s)" if source.files else "images"
+    yield Check("submission", True, f"{source.submission.name} by {', '.join(source.submission.authors)}: {kind}")
+    bench = open_bench(suite, None, device, ())
+    if not source.files:
+        yield from _images(folder, bench, source)
+        return
+    try:
+        jobs = jobs_of(source, suite)
+        with Sandbox(walls.choice, walls.limits) as box:
+            yield Check("isolation", True, box.isolation)
+            box.data(bench.full.images, bench.full.labels)
+            for name in _substitutes(jobs, bench):
+                furnish(box, bench, name)
+                block = min(IMAGES, len(bench.full) // 2)  # the other half are its other batch-mates
+                yield from _attack(_Trial(box, bench, source, block), name, len(jobs))
+    except UserError as error:
+        yield Check("isolation", False, str(error))
+
+
+def _substitutes(jobs: list[Job], bench: Workbench) -> list[str]:
+    """Return one substitute that alternates its states and one that does not, of those that the submission names."""
+    names = list(dict.fromkeys(job.substitute for job in jobs))
+    alternates = [n for n in names if bench.registry[bench.suite.substitute(n).models[0]].alternation is not None]
+    return list(dict.fromkeys([next((n for n in names if n not in alternates), names[0]), *alternates[:1]]))
+
+
+def _attack(trial: _Trial, substitute: str, jobs: int) -> Iterator[Check]:
+    data, suite = trial.bench.full, trial.bench.suite
+    index = list(range(trial.block))
+    try:
+        first = trial.craft(index)
+        check_attacked(first.images, data.images[index], "attack()")
+    except UserError as error:
+        yield Check(f"{substitute}: images", False, str(error))
+        return
+    level = int((first.images.int() - data.images[index].int()).abs().max())
+    words = f"{len(index)} images within the budget, at most {level} of {suite.budget.levels} levels"
+    yield Check(f"{substitute}: images", True, words)
+    hint = "draw from `rng`, not from the time or the system"
+    yield _same(f"{substitute}: same seed, same bytes", lambda: trial.craft(index).images, first.images, hint)
+    mates = [0, *range(trial.block, 2 * trial.block - 1)]
+    hint = "the image depends on its batch-mates: draw from `rng`, take no statistics over the batch"
+    yield _same(f"{substitute}: other batch-mates, same image", lambda: trial.craft(mates).images[:1], first.images[:1], hint)
+    yield _loss(trial, substitute, index, first.images)
+    total = first.seconds / len(index) * len(data) * jobs
+    cost = f"{first.forwards} forward and {first.backwards} backward passes per image"
+    yield Check(f"{substitute}: cost", True, f"{cost}; about {total / 60:.1f} minutes for {suite.name} with one worker")
+
+
+def _same(name: str, craft: Callable[[], Tensor], expected: Tensor, hint: str) -> Check:
+    try:
+        found = craft()
+    except UserError as error:
+        return Check(name, False, str(error))
+    differing = int((found != expected).flatten(1).any(1).sum())
+    if differing:
+        return Check(name, False, f"{differing} of {len(expected)} images differ; {hint}")
+    return Check(name, True, "identical")
+
+
+def _loss(trial: _Trial, substitute: str, index: list[int], adv: Tensor) -> Check:
+    """Measure on our own copy of the substitute whether the images raise its loss."""
+    model = trial.bench.substitute(substitute)
+    labels = trial.bench.full.labels[index]
+    with model.session(), torch.no_grad():
+        losses = [
+            float(cross_entropy(model(images.float() / 255), labels)) for images in (trial.bench.full.images[index], adv)
+        ]
+    words = f"from {losses[0]:.3g} to {losses[1]:.3g}"
+    if losses[1] > losses[0]:
+        return Check(f"{substitute}: the loss rises", True, words)
+    return Check(f"{substitute}: the loss rises", False, f"it falls {words}; is the gradient's sign right?")
+
+
+def _images(folder: Path, bench: Workbench, source: Source) -> Iterator[Check]:
+    for job in jobs_of(source, bench.suite):
+        name = f"{job.substitute} seed {job.seed}: images"
+        try:
+            read_images(folder, bench, job)
+        except UserError as error:
+            yield Check(name, False, str(error))
+        else:
+            yield Check(name, True, f"{len(bench.data)} images within the budget, in the suite's order")

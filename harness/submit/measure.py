@@ -1,0 +1,196 @@
+"""What the targets say of submitted images, by our own hand, and how it compares with what others say."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from harness.craft import max_level
+from harness.executors.local import Local
+from harness.provenance import provenance
+from harness.results import Clean, Cost, Evidence, Outcome, Predictions, Row, Submitted
+from harness.runner import Report, Work, absent_models, gate, predict_clean, suite_folder
+from harness.score import predictions
+from harness.selection import Job
+from harness.shards import digest
+from harness.snapshot import Snapshot, take
+from harness.stats import holm, mcnemar, sign_flip
+from harness.submit.make import Made, Notify, substitute_sha256
+from harness.submit.record import Source
+from harness.workbench import Workbench
+from zoo.errors import UserError
+
+ALPHA = 0.05
+ALIKE = 0.5
+
+
+@dataclass(frozen=True)
+class Judge:
+    """The targets of a suite, ready to score, with what they predict on the clean images."""
+
+    bench: Workbench
+    snapshot: Snapshot
+    clean: Clean
+    blocked: Mapping[str, str]
+    executor: Local
+    notify: Notify
+
+    @property
+    def targets(self) -> list[str]:
+        """Targets that can be scored here."""
+        return [t for t in self.bench.suite.target_names if t not in self.blocked]
+
+    def predict(self, images: Tensor) -> dict[str, np.ndarray]:
+        """Return what each target predicts on uint8 images (N, C, H, W)."""
+        tasks = [(target, self.bench.sha256(target)) for target in self.targets]
+        found: dict[str, np.ndarray] = {}
+        for (target, _), result in self.executor.run(partial(predictions, self.bench.context, None, images.numpy()), tasks):
+            if isinstance(result, UserError):
+                raise result
+            found[target] = np.asarray(result)
+        return found
+
+    def outcomes(self, images: Tensor) -> dict[str, Outcome]:
+        """Return the outcome of each target on all images of the run."""
+        found = self.predict(images)
+        return {t: Outcome(clean=self.clean.predictions[t], adv=Predictions(found[t])) for t in self.targets}
+
+    def row(self, job: Job, source: Source, made: Made, evidence: Evidence, submitted: Submitted, device: str) -> Row:
+        """Score a job's images and return its row."""
+        bench = self.bench
+        outcomes = self.outcomes(made.images)
+        return Row(
+            suite=bench.suite.name,
+            suite_version=bench.suite.version,
+            suite_digest=self.snapshot.digest,
+            attack=job.attack,
+            composition=source.composition,
+            substitute=job.substitute,
+            substitute_sha256=substitute_sha256(bench, job.substitute),
+            seed=job.seed,
+            limit=bench.context.limit,
+            images_sha256=digest(made.images),
+            max_level=max_level(made.images, bench.data.images),
+            outcomes=outcomes,
+            failures={t: self.blocked[t] for t in bench.suite.target_names if t in self.blocked},
+            cost=Cost(
+                forwards=made.forwards if source.files else None,
+                backwards=made.backwards if source.files else None,
+                seconds=round(made.seconds, 3),
+                device=device,
+            ),
+            provenance=provenance(),
+            evidence=evidence,
+            submission=submitted,
+        )
+
+
+@contextmanager
+def judge(bench: Workbench, out: Path | None, workers: int, notify: Notify) -> Iterator[Judge]:
+    """Gather a suite's targets and their clean predictions; those of the board in `out` are reused, and nothing is written.
+
+    Raises:
+        UserError: no target can be scored.
+    """
+    with tempfile.TemporaryDirectory() as place, Local(workers) as executor:
+        folder = Path(place)
+        if out is not None and (known := suite_folder(out, bench.suite, bench.context.limit) / "clean.json").is_file():
+            shutil.copyfile(known, folder / "clean.json")
+        blocked = absent_models(bench, bench.suite.target_names)
+        snapshot = take(bench, absent_models(bench, bench.suite.model_names))
+        work = Work(bench.context, snapshot, executor, notify, Report(folder), None)
+        targets = [t for t in bench.suite.target_names if t not in blocked]
+        clean = predict_clean(work, targets)
+        blocked |= gate(bench, clean, targets)
+        if len(blocked) == len(bench.suite.target_names):
+            raise UserError(f"no target of {bench.suite.name} can be scored here: {next(iter(blocked.values()))}")
+        yield Judge(bench, snapshot, clean, blocked, executor, notify)
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How two sets of predictions on the same images agree."""
+
+    images: int
+    differing: int
+    """Predictions that differ, over all targets."""
+    predictions: int
+    p: float
+    """Smallest p, adjusted by Holm, that the rates of a target or their mean are the same."""
+    worst: str
+    """The target whose rates differ most, with both rates."""
+
+    @property
+    def identical(self) -> bool:
+        """Whether all predictions are the same."""
+        return self.differing == 0
+
+    @property
+    def consistent(self) -> bool:
+        """Whether the rates may well be the same."""
+        return self.p >= ALPHA
+
+
+def agree(said: Mapping[str, np.ndarray], found: Mapping[str, np.ndarray], labels: np.ndarray) -> Agreement:
+    """Compare predictions (N,) per target, by McNemar's test for each target and a sign-flip test of the mean over them."""
+    targets = [t for t in said if t in found]
+    if not targets:
+        raise UserError("there is no target that both sides have scored")
+    wrong = [(said[t] != labels, found[t] != labels) for t in targets]
+    p_values = [mcnemar(int((a & ~b).sum()), int((b & ~a).sum())) for a, b in wrong]
+    difference = np.mean([a.astype(float) - b.astype(float) for a, b in wrong], axis=0)
+    adjusted = holm([*p_values, sign_flip(difference)])
+    gaps = [abs(float(a.mean() - b.mean())) for a, b in wrong]
+    place = int(np.argmax(gaps))
+    worst = f"{targets[place]}: {100 * wrong[place][0].mean():.1f} % and {100 * wrong[place][1].mean():.1f} % wrong"
+    differing = sum(int((said[t] != found[t]).sum()) for t in targets)
+    return Agreement(len(labels), differing, len(targets) * len(labels), min(adjusted), worst)
+
+
+def likeness(a: Tensor, b: Tensor, clean: Tensor) -> float:
+    """Return the median cosine between the perturbations of two sets of images (N, C, H, W).
+
+    The same code with the same seeds on another processor tips a few signs and stays well above `ALIKE`; other code does not.
+    """
+    first, second = ((x.to(torch.float32) - clean.to(torch.float32)).flatten(1) for x in (a, b))
+    return float(torch.nn.functional.cosine_similarity(first, second).median())
+
+
+def check_claim(claim: Row, measured: Row, labels: np.ndarray) -> None:
+    """Refuse claimed outcomes that are not what our targets say of the same images.
+
+    Another machine's kernels may tip a prediction that stands on the edge: one in a hundred per target is let pass.
+
+    Raises:
+        UserError: more differ; the message gives both rates.
+    """
+    for target, outcome in claim.outcomes.items():
+        ours = measured.outcomes.get(target)
+        if ours is None:
+            continue
+        for kind, said, found in (("clean", outcome.clean, ours.clean), ("adversarial", outcome.adv, ours.adv)):
+            differing = int((said.array != found.array).sum())
+            if differing > math.ceil(0.01 * len(labels)):
+                rates = [f"{100 * float((p.array != labels).mean()):.1f} %" for p in (said, found)]
+                raise UserError(
+                    f"{claim.attack} on {claim.substitute}: the bundle claims that {target} is wrong on {rates[0]} of the {kind} "
+                    f"images, measured on the same images it is {rates[1]} ({differing} predictions differ)"
+                )
+
+
+def rates(row: Row, labels: Sequence[int] | np.ndarray) -> str:
+    """Return a row's mean error rate over its targets, in words."""
+    values = [float((o.adv.array != np.asarray(labels)).mean()) for o in row.outcomes.values()]
+    if not values:
+        return "no target scored"
+    return f"{100 * sum(values) / len(values):.1f} % wrong on average over {len(values)} targets"

@@ -1,0 +1,164 @@
+"""A submission's folder to a bundle: crafted behind the walls or read from images, scored where the targets are at hand."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors.torch import save
+from torch import Tensor
+
+from harness.provenance import provenance
+from harness.results import Submitted
+from harness.selection import Job
+from harness.submit.bundle import IMAGES, ROWS, SOURCE, JobRecord, Manifest, part, write
+from harness.submit.images import KEY, MAX_HEADER, check_attacked, check_ball, read_part, read_pngs
+from harness.submit.make import (
+    Made,
+    Notify,
+    Walls,
+    all_blocks,
+    craft_all,
+    inputs_of,
+    jobs_of,
+    open_bench,
+    substitute_sha256,
+)
+from harness.submit.measure import judge, rates
+from harness.submit.naming import refuse_taken, reserved
+from harness.submit.record import FILE, MAX_YAML, Source, read_folder, read_plain, read_text, refuse_link
+from harness.suite import Suite
+from harness.workbench import Workbench
+from zoo.errors import UserError
+
+
+@dataclass(frozen=True)
+class Packed:
+    """What `submit run` made."""
+
+    path: Path
+    isolation: str | None
+    results: dict[str, str]
+    """Substitute (and seed) -> its rates, in words."""
+
+
+def pack(
+    folder: Path,
+    suite: Suite,
+    path: Path,
+    *,
+    limit: int | None = None,
+    walls: Walls | None = None,
+    device: str = "cpu",
+    overlays: Sequence[str] = (),
+    workers: int = 1,
+    scored: bool = True,
+    notify: Notify | None = None,
+) -> Packed:
+    """Make the bundle of a submission on a suite.
+
+    Raises:
+        UserError: the submission, its code or its images are not what they must be.
+    """
+    notify = notify or (lambda what, done, total: None)
+    source = read_folder(folder)
+    refuse_taken(source.submission.name, reserved(), "an attack or model of the harness")
+    bench = open_bench(suite, limit, device, overlays)
+    jobs = jobs_of(source, suite)
+    isolation = None
+    if source.files:
+        made, isolation = craft_all(bench, source, all_blocks(bench, jobs), walls or Walls(), workers, notify)
+    else:
+        made = {job: read_images(folder, bench, job) for job in jobs}
+    records = {job: _record(bench, job, made[job], bool(source.files)) for job in jobs}
+    yaml = read_text(folder / FILE, MAX_YAML)
+    parts = {f"{SOURCE}/{name}": text.encode() for name, text in {FILE: yaml, **source.files}.items()}
+    for job in jobs:
+        parts[records[job].images] = encode(made[job].images, bench)
+    results: dict[str, str] = {}
+    if scored:
+        parts |= _claims(bench, source, made, isolation, workers, notify, results)
+    manifest = Manifest(
+        format=1,
+        submission=source.submission.name,
+        suite=suite.name,
+        suite_version=suite.version,
+        inputs_sha256=inputs_of(bench),
+        limit=bench.context.limit,
+        isolation=isolation,
+        provenance=provenance(),
+        jobs=tuple(records.values()),
+        parts={name: part(data) for name, data in parts.items()},
+    )
+    write(path, manifest, parts)
+    return Packed(path, isolation, results)
+
+
+def encode(images: Tensor, bench: Workbench) -> bytes:
+    """Return the safetensors file of uint8 images, with the ids that tell their order."""
+    data: bytes = save({KEY: images.contiguous()}, {"ids": "\n".join(bench.data.ids), "suite": bench.suite.name})
+    return data
+
+
+def read_images(folder: Path, bench: Workbench, job: Job) -> Made:
+    """Return the images that a folder holds for a job: images/SUBSTITUTE--sSEED.safetensors, or a folder of PNG files.
+
+    Raises:
+        UserError: they are missing, or break a rule of the suite.
+    """
+    data = bench.data
+    base = folder / IMAGES / f"{job.substitute}--s{job.seed}"
+    file = base.with_name(base.name + ".safetensors")
+    refuse_link(folder / IMAGES)
+    if file.is_file() or file.is_symlink():
+        images = read_part(read_plain(file, 8 + MAX_HEADER + data.images.numel()), data.images, data.ids, str(file))
+        where = str(file)
+    elif base.is_dir() or base.is_symlink():
+        refuse_link(base)
+        images, where = read_pngs(base, data.images, data.ids), str(base)
+    else:
+        raise UserError(f"{file} is missing, and so is the folder {base}; or list the substitutes that you have in {FILE}")
+    check_ball(images, data.images, bench.suite.budget.levels, data.ids, where)
+    check_attacked(images, data.images, where)
+    return Made(images, 0, 0, 0.0)
+
+
+def _record(bench: Workbench, job: Job, made: Made, counted: bool) -> JobRecord:
+    return JobRecord(
+        substitute=job.substitute,
+        substitute_sha256=substitute_sha256(bench, job.substitute),
+        seed=job.seed,
+        forwards=made.forwards if counted else None,
+        backwards=made.backwards if counted else None,
+        seconds=round(made.seconds, 3),
+    )
+
+
+def _claims(
+    bench: Workbench,
+    source: Source,
+    made: dict[Job, Made],
+    isolation: str | None,
+    workers: int,
+    notify: Notify,
+    results: dict[str, str],
+) -> dict[str, bytes]:
+    """Score the images with the targets that are at hand, and return the rows as parts of the bundle."""
+    submission = source.submission
+    submitted = Submitted(
+        authors=submission.authors,
+        paper=submission.paper,
+        license=submission.license,
+        source_sha256=source.sha256,
+        bundle_sha256="0" * 64,  # a bundle cannot name its own digest; whoever adds the row fills it in
+        isolation=isolation,
+    )
+    parts = {}
+    with judge(bench, None, workers, notify) as bar:
+        for done, (job, images) in enumerate(made.items(), 1):
+            row = bar.row(job, source, images, "claimed", submitted, bench.context.device)
+            parts[f"{ROWS}/{row.filename}"] = (row.model_dump_json(indent=1) + "\n").encode()
+            results[job.substitute + (f" seed {job.seed}" if job.seed else "")] = rates(row, bar.clean.labels.array)
+            notify("scoring", done, len(made))
+    return parts

@@ -1,0 +1,222 @@
+"""Honest submissions from folder to board: tiers of evidence, verification, PNG files, withdrawal."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from harness import chain
+from harness.board import check as check_board
+from harness.results import read_row, read_rows, write_row
+from harness.submit.add import add, take_off
+from harness.submit.claim import open_claim
+from harness.submit.conformance import conformance
+from harness.submit.pack import pack
+from harness.submit.verify import sample, verify
+from tests.harness.submit import stage
+from tests.harness.submit.conftest import Scene
+from zoo.errors import UserError
+
+pytestmark = pytest.mark.usefixtures("one_sandbox")
+
+
+def board_of(place: Path) -> Path:
+    return place / "tiny" / "v1"
+
+
+def test_a_regenerated_row_says_where_it_comes_from(scene: Scene) -> None:
+    (row,) = read_rows(board_of(scene.board))
+    assert row.evidence == "regenerated"
+    assert row.submission is not None
+    assert row.submission.authors == ("A. Uthor",)
+    assert row.submission.isolation is not None
+    assert "seccomp" in row.submission.isolation
+    assert row.submission.source_sha256 == open_claim(scene.honest, "cpu", (), scene.suite).source.sha256
+    assert (row.cost.forwards, row.cost.backwards) == (1, 1)
+    assert len(row.outcomes) == 3
+    assert check_board(board_of(scene.board)) == []
+
+
+def test_images_are_rescored(scene: Scene, tmp_path: Path) -> None:
+    added = add(scene.pictures, scene.copy_board(tmp_path), suite=scene.suite)
+    assert added.evidence == "rescored"
+    row = read_row(added.written[0])
+    assert row.filename.endswith("--rescored.json")
+    assert row.submission is not None
+    assert row.submission.source_sha256 is None
+    assert check_board(added.folder) == []
+
+
+def test_claims_alone_are_only_claims(scene: Scene, tmp_path: Path) -> None:
+    parts = stage.unpack(scene.honest)
+    del parts[stage.PART]
+    bundle = stage.repack(parts, tmp_path / "b.zip")
+    board = tmp_path / "boards"
+    added = add(bundle, board, suite=scene.suite, evidence="claimed")
+    assert added.written[0].name.endswith("--claimed.json")
+    better = add(scene.honest, board, suite=scene.suite, evidence="rescored")
+    assert better.withdrawn == [added.written[0].name]
+    assert [row.evidence for row in read_rows(better.folder)] == ["rescored"]
+    assert check_board(better.folder) == []
+
+
+def test_without_isolation_the_row_says_so(scene: Scene, tmp_path: Path) -> None:
+    added = add(scene.honest, tmp_path / "boards", suite=scene.suite, walls=stage.Walls("none", stage.WALLS.limits))
+    submission = read_row(added.written[0]).submission
+    assert submission is not None
+    assert submission.isolation is not None
+    assert submission.isolation.startswith("none")
+
+
+def test_a_bundle_and_its_row_verify(scene: Scene, tmp_path: Path) -> None:
+    found = verify(scene.honest, 1.0, seed=0, walls=stage.WALLS, suite=scene.suite)
+    assert [f.verdict for f in found.findings] == ["identical"]
+    (path,) = (board_of(scene.board) / "rows").glob("*.json")
+    found = verify(path, 0.1, seed=0, walls=stage.WALLS)
+    assert found.holds
+    assert [f.verdict for f in found.findings] == ["same outcomes"]
+
+
+def test_a_row_that_lies_does_not_verify(scene: Scene, tmp_path: Path) -> None:
+    board = board_of(scene.copy_board(tmp_path))
+    (path,) = (board / "rows").glob("*.json")
+    content = json.loads(path.read_text())
+    for outcome in content["outcomes"].values():
+        outcome["adv"] = [99] * 20
+    path.write_text(json.dumps(content))
+    found = verify(path, 1.0, walls=stage.WALLS)
+    assert not found.holds
+    assert found.findings[0].verdict == "different"
+    assert any("was changed after it was recorded" in problem for problem in chain.check(board))
+
+
+def test_a_row_whose_code_was_changed_is_refused(scene: Scene, tmp_path: Path) -> None:
+    board = board_of(scene.copy_board(tmp_path))
+    source = board / "submissions" / "honest" / "attack.py"
+    source.write_text(source.read_text() + "\n# changed\n")
+    (path,) = (board / "rows").glob("*.json")
+    with pytest.raises(UserError, match="not the code that the row was made by"):
+        verify(path, 0.1, walls=stage.WALLS)
+
+
+def test_images_without_code_verify_by_their_outcomes_only(scene: Scene) -> None:
+    found = verify(scene.pictures, 0.5, suite=scene.suite)
+    assert [f.verdict for f in found.findings] == ["not verifiable"]
+    assert not found.holds
+
+
+def test_the_sample_is_random_but_repeatable(scene: Scene) -> None:
+    bench = open_claim(scene.honest, "cpu", (), scene.suite).bench
+    assert sample(bench, 1.0, 0) == [(0, 10), (10, 20)]
+    assert len(sample(bench, 0.01, 0)) == 1
+    assert {tuple(sample(bench, 0.1, seed)) for seed in range(20)} == {((0, 10),), ((10, 20),)}
+
+
+def test_withdrawing_leaves_a_record_and_a_sound_board(scene: Scene, tmp_path: Path) -> None:
+    boards = scene.copy_board(tmp_path)
+    add(scene.pictures, boards, suite=scene.suite)
+    assert take_off(board_of(boards), "honest") == ["digits-vgg--honest--s0.json"]
+    assert check_board(board_of(boards)) == []
+    assert not (board_of(boards) / "submissions" / "honest").exists()
+    with pytest.raises(UserError, match="has no submission 'honest'"):
+        take_off(board_of(boards), "honest")
+
+
+def png_folder(scene: Scene, tmp_path: Path) -> Path:
+    folder = stage.folder(tmp_path, "drawn", code=None)
+    images, ids = stage.images(stage.unpack(scene.pictures))
+    place = folder / "images" / "digits-vgg--s0"
+    place.mkdir(parents=True)
+    for image, name in zip(images, ids, strict=True):
+        Image.fromarray(image[0].numpy()).save(place / f"{name}.png")
+    return folder
+
+
+def test_png_files_are_the_same_images(scene: Scene, tmp_path: Path) -> None:
+    packed = pack(png_folder(scene, tmp_path), scene.suite, tmp_path / "b.zip", scored=False)
+    assert stage.images(stage.unpack(packed.path))[0].equal(stage.images(stage.unpack(scene.pictures))[0])
+
+
+def _rewrite(image: Image.Image, path: Path) -> None:
+    path.unlink()
+    image.save(path, "PNG")
+
+
+@pytest.mark.parametrize(
+    ("tamper", "reason"),
+    [
+        pytest.param(lambda p: _rewrite(Image.new("L", (20000, 20000)), p), "larger than|20000x20000 pixels", id="PNG bomb"),
+        pytest.param(lambda p: _rewrite(Image.new("RGB", (16, 16)), p), "it is of mode RGB", id="wrong mode"),
+        pytest.param(lambda p: _rewrite(Image.new("L", (17, 16)), p), "17x16 pixels, it must be 16x16", id="wrong size"),
+        pytest.param(lambda p: Image.new("L", (16, 16)).save(p, "JPEG"), "not a whole PNG", id="a JPEG"),
+        pytest.param(lambda p: p.write_bytes(p.read_bytes()[:60]), "not a whole PNG", id="cut short"),
+        pytest.param(lambda p: p.write_bytes(b"x" * 10**6), "larger than the", id="too large"),
+        pytest.param(lambda p: p.unlink(), "is missing", id="missing"),
+        pytest.param(lambda p: p.rename(p.with_name("other.png")), "no image of this suite", id="foreign"),
+        pytest.param(lambda p: p.rename(p.with_suffix(".pkl")), "has no place among the images", id="a pickle"),
+        pytest.param(lambda p: p.with_name(f"{p.stem.upper()}.png").write_bytes(b""), "occurs twice", id="twice"),
+        pytest.param(lambda p: (p.unlink(), p.symlink_to("/etc/passwd")), "is a link", id="a link"),
+        pytest.param(
+            lambda p: Image.new("L", (16, 16)).save(p, "PNG", save_all=True, append_images=[Image.new("L", (16, 16), 9)]),
+            "it must be one",
+            id="animated",
+        ),
+    ],
+)
+def test_hostile_png_files_are_stopped(scene: Scene, tmp_path: Path, tamper: object, reason: str) -> None:
+    folder = png_folder(scene, tmp_path)
+    assert callable(tamper)
+    tamper(sorted((folder / "images" / "digits-vgg--s0").glob("*.png"))[3])
+    with pytest.raises(UserError, match=reason):
+        pack(folder, scene.suite, tmp_path / "b.zip", scored=False)
+    assert not (tmp_path / "b.zip").exists()
+
+
+CONFORMING = {
+    "the images depend on their batch-mates": (
+        "return (x + eps * (x - x.mean(0)).sign()).clamp(0, 1)",
+        "other batch-mates, same image",
+        "depends on its batch-mates",
+    ),
+    "time decides": (
+        "import time\n    torch.manual_seed(time.time_ns() % 2**31)\n"
+        "    return (x + eps * torch.randn_like(x).sign()).clamp(0, 1)",
+        "same seed, same bytes",
+        "draw from `rng`",
+    ),
+    "the sign is wrong": (
+        "z = x.clone().requires_grad_()\n"
+        "    torch.nn.functional.cross_entropy(model(z), y).backward()\n"
+        "    return (x - eps / 32 * z.grad.sign()).clamp(0, 1)",
+        "the loss rises",
+        "is the gradient's sign right",
+    ),
+    "the ball is left": ("return (x + 2 * eps).clamp(0, 1)", "images", "the budget is 32"),
+}
+
+
+@pytest.mark.parametrize(("body", "name", "reason"), [pytest.param(*case, id=name) for name, case in CONFORMING.items()])
+def test_check_says_what_fails_and_why(scene: Scene, tmp_path: Path, body: str, name: str, reason: str) -> None:
+    code = f"import torch\ndef attack(model, x, y, *, eps, steps, rng):\n    {body}\n"
+    found = list(conformance(stage.folder(tmp_path, "odd", code), stage.suite(tmp_path), stage.WALLS))
+    failed = [check for check in found if not check.passed]
+    assert failed[0].name == f"digits-vgg: {name}"
+    assert reason in failed[0].detail
+
+
+def test_an_honest_attack_passes_every_check(scene: Scene, tmp_path: Path) -> None:
+    found = list(conformance(stage.folder(tmp_path, "fine"), scene.suite, stage.WALLS))
+    assert all(check.passed for check in found), found
+
+
+def test_a_rewritten_row_is_found_by_the_board(scene: Scene, tmp_path: Path) -> None:
+    board = board_of(scene.copy_board(tmp_path))
+    (row,) = read_rows(board)
+    path = board / "rows" / row.filename
+    path.write_text(row.model_copy(update={"max_level": 1}).model_dump_json(indent=1) + "\n")
+    assert "was changed after it was recorded" in check_board(board)[0]
+    write_row(board, row)
+    assert check_board(board) == []
