@@ -33,6 +33,7 @@ def claim_folder(folder: Path, snapshot: Snapshot) -> Snapshot:
                 f"{snapshot.change_from(known)}; raise the suite's version (harness suite bump {name} --because ...), "
                 f"or choose another folder with --out"
             )
+    snapshot = snapshot if known is None else snapshot.keeping(known)
     snapshot.write(folder)
     if folder.name == f"v{snapshot.suite.version}":
         begin(folder, snapshot.suite)

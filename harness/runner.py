@@ -88,7 +88,7 @@ def run(suite: Suite, request: Request, out: Path, notify: Notify | None = None)
     Raises:
         UserError: unknown names, an unusable device or folder, or no job could run at all.
     """
-    selection = request.selection
+    selection, suite = request.selection.bring(suite)
     jobs = selection.jobs(suite)
     check_device(request.device)
     single_thread()

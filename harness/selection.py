@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 
 from harness.suite import Suite
 from zoo.errors import UserError, did_you_mean
@@ -40,3 +41,30 @@ class Selection:
         attacks = list(self.attacks) or suite.attack_names
         seeds = self.seeds or suite.seeds
         return [Job(s, a, seed) for s in substitutes for a in attacks for seed in seeds]
+
+    def bring(self, suite: Suite) -> tuple[Selection, Suite]:
+        """Give attacks named by where they come from (file.py:Class, torchattacks:CLASS) an id, and add them to the suite.
+
+        Raises:
+            UserError: the id is another attack's.
+        """
+        chosen: list[str] = []
+        for spec in self.attacks:
+            name = attack_id(spec) if ":" in spec else spec
+            composed = {"name": name, "use": spec}
+            if name != spec and composed not in suite.attacks:
+                if name in suite.attack_names:
+                    raise UserError(f"{spec} would be called {name!r}, which suite {suite.name} has; rename the class")
+                suite = suite.model_copy(update={"attacks": (*suite.attacks, composed)})
+            chosen.append(name)
+        return replace(self, attacks=tuple(chosen)), suite
+
+
+def attack_id(spec: str) -> str:
+    """Return the id of an attack named by where it comes from: path/to/attack.py:MyAttack is my-attack."""
+    source, _, name = spec.rpartition(":")
+    words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", name).lower()
+    made = re.sub(r"[^a-z0-9]+", "-", words if source.endswith(".py") else f"{source}-{words}").strip("-")
+    if not made:
+        raise UserError(f"{spec!r} names no attack; write path/to/attack.py:MyAttack or torchattacks:CLASS")
+    return made

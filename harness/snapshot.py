@@ -71,6 +71,14 @@ class Snapshot(Record):
             raise UserError(f"{folder} holds no leaderboard (no suite.yaml); run the suite first, or check --out")
         return validate(Snapshot, read_yaml(path), str(path))
 
+    def keeping(self, known: Snapshot) -> Snapshot:
+        """Return this snapshot with the compositions of attacks that earlier runs brought along, which their rows need."""
+        own = self.suite.attack_names
+        listed = zip(known.suite.attack_names, known.suite.attacks, strict=True)
+        kept = [composed for name, composed in listed if name not in own and isinstance(composed, dict)]
+        suite = self.suite.model_copy(update={"attacks": (*self.suite.attacks, *kept)})
+        return self.model_copy(update={"suite": suite})
+
     @property
     def name(self) -> str:
         """Name of the suite."""

@@ -151,6 +151,26 @@ def test_a_model_that_misses_its_claim_is_blocked(suite: Suite, tmp_path: Path) 
     assert "99.0 % claimed" in report.blocked["digits-vgg"] and "zoo eval digits-vgg" in report.blocked["digits-vgg"]
 
 
+OWN_ATTACK = """
+class MyNoise:
+    def __call__(self, model, x, y, *, eps, steps, rng):
+        return x + rng.uniform(x.shape[1:], -2 * eps, 2 * eps)
+"""
+
+
+def test_an_attack_from_a_file_gets_an_id_and_its_row_can_be_reproduced(suite: Suite, tmp_path: Path) -> None:
+    from harness.reproduce import reproduce
+
+    (tmp_path / "own.py").write_text(OWN_ATTACK, encoding="utf-8")
+    mine = Selection(attacks=(f"{tmp_path / 'own.py'}:MyNoise",), substitutes=("digits-resnet14",))
+    report = run(suite, tmp_path / "out", mine, workers=1)
+    (path,) = report.written
+    row = read_row(path)
+    assert path.name == "digits-resnet14--my-noise--s0.json" and row.max_level == 32 and row.cost.forwards is None
+    run(suite, tmp_path / "out", Selection(attacks=("mim",), substitutes=("digits-resnet14",)), workers=1)
+    assert reproduce(path).identical
+
+
 def test_rows_of_another_suite_are_refused_before_anything_runs(suite: Suite, tmp_path: Path) -> None:
     selection = Selection(attacks=("mim",), substitutes=("digits-resnet14",))
     run(suite, tmp_path / "out", selection, workers=1)

@@ -7,7 +7,7 @@ import torch
 
 from zoo._compat import ensure_torchvision
 from zoo.entry import QuantSpec
-from zoo.quant import calibrate, frozen, is_quantized, pack, quantize, set_state, unpack
+from zoo.quant import calibrate, frozen, is_quantized, pack, quantize, reestimate_batchnorm, set_state, unpack
 
 QUICK = ["resnet18", "mobilenetv2_100"]
 SLOW = [
@@ -40,6 +40,7 @@ def check(name: str, spec: QuantSpec) -> None:
         net.eval()
         quantize(net, spec)
         calibrate(net, x)
+        reestimate_batchnorm(net, [x])  # low-bit weights have another scale in every layer
         tensors, meta = pack(net)
         packed = quantize(timm.create_model(name, num_classes=7).eval(), spec)
     unpack(packed, tensors, meta)
