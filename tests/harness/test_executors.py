@@ -122,3 +122,30 @@ def test_ray_gives_the_same_rows_when_one_of_two_workers_is_killed_and_shares_no
         monkeypatch.undo()
     assert killed and canonical(spread.folder) == canonical(local.folder)
     assert not list((tmp_path / "node").rglob("*.safetensors")) and list((tmp_path / "driver").rglob("*.safetensors"))
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_ray_moves_the_work_of_a_dead_node_to_another(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("ray")
+    from ray.cluster_utils import Cluster
+
+    suite, registry = tiny
+    local = run(suite, tmp_path / "local", overlays=[registry], workers=1)
+    monkeypatch.setenv("ZOO_CACHE", str(tmp_path / "fresh"))
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    nodes = [cluster.add_node(num_cpus=1), cluster.add_node(num_cpus=1)]
+    cluster.wait_for_nodes()
+
+    def pull_the_plug(what: str, done: int, total: int) -> None:
+        if what.startswith("crafting") and nodes:
+            cluster.remove_node(nodes.pop(), allow_graceful=False)
+            nodes.clear()
+
+    try:
+        spread = run(
+            suite, tmp_path / "spread", overlays=[registry], executor="ray", address=cluster.address, notify=pull_the_plug
+        )
+    finally:
+        cluster.shutdown()
+    assert not nodes and canonical(spread.folder) == canonical(local.folder)
