@@ -71,11 +71,12 @@ def test_a_killed_worker_ends_in_one_paragraph_and_the_run_goes_on_from_there(
     suite, registry = tiny
     whole = run(suite, tmp_path / "whole", overlays=[registry], workers=1)
     monkeypatch.setenv("ZOO_CACHE", str(tmp_path / "fresh"))
-    pids = tmp_path / "pids"
+    pids, killed = tmp_path / "pids", []
 
     def kill(what: str, done: int, total: int) -> None:
-        if what.startswith("crafting"):
-            os.kill(int(next(pids.iterdir()).name), signal.SIGKILL)
+        if what.startswith("crafting") and not killed:
+            killed.append(int(next(pids.iterdir()).name))
+            os.kill(killed[0], signal.SIGKILL)
 
     with monkeypatch.context() as patch:
         patch.setattr(runner, "open_executor", lambda *_: signing(Local(2), pids))
