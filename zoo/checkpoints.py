@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import struct
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -19,6 +20,12 @@ from zoo.errors import UserError, did_you_mean
 
 State = dict[str, Tensor]
 KeyMap = Callable[[Mapping[str, Tensor]], State]
+
+_MALFORMED = (
+    pickle.UnpicklingError, struct.error, ArithmeticError, AssertionError, AttributeError, EOFError, ImportError, LookupError,
+    RuntimeError, TypeError, ValueError,
+)  # fmt: skip
+"""What readers raise on bytes that are not what they claim to be: an unpickler fails wherever it happens to be."""
 
 
 def read_foreign(path: Path, keymap: str) -> State:
@@ -40,7 +47,12 @@ def read_foreign(path: Path, keymap: str) -> State:
         maps.append(KEYMAPS[name])
     state = read_tensors(path)
     for apply in maps:
-        state = apply(state)
+        try:
+            state = apply(state)
+        except (LookupError, RuntimeError, TypeError, ValueError) as error:
+            raise UserError(
+                f"{path} is not what keymap {keymap!r} expects ({_first_line(error)}): check that keymap and file belong together"
+            ) from error
     return state
 
 
@@ -53,27 +65,38 @@ def read_tensors(path: Path) -> State:
     with path.open("rb") as file:
         head = file.read(9)  # files in the cache are named by their hash, so the content says what they are
     if head[8:] == b"{" and int.from_bytes(head[:8], "little") < path.stat().st_size:
-        from safetensors.torch import load_file
-
-        return load_file(path)
+        return _read_safetensors(path)
     if head.startswith(b"\x93NUMPY"):
         return _read_npy(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        reason = (str(error) or "it ends early").splitlines()[0]
+    except _MALFORMED as error:
         raise UserError(
-            f"{path} cannot be read as plain tensors ({reason}): it may hold other objects, which are not run here; "
+            f"{path} cannot be read as plain tensors ({_first_line(error)}): it may hold other objects, which are not run here; "
             "save its state dict alone, as safetensors, where you trust it"
         ) from error
     for key in ("state_dict", "model"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
-    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+    if not isinstance(content, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in content.items()):
         raise UserError(
-            f"{path} holds no state dict: expected a dictionary of tensors, or one under 'state_dict' or 'model'"
+            f"{path} holds no state dict: expected a dictionary of tensors by name, or one under 'state_dict' or 'model'"
         )
     return dict(content)
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error) or 'it ends early'}".splitlines()[0]
+
+
+def _read_safetensors(path: Path) -> State:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except (SafetensorError, *_MALFORMED) as error:
+        raise UserError(f"{path} is not a whole safetensors file ({_first_line(error)}): fetch it again") from error
 
 
 class _ArraysOnly(pickle.Unpickler):
@@ -94,17 +117,23 @@ class _ArraysOnly(pickle.Unpickler):
 
 def _read_npy(path: Path) -> State:
     """Read a `.npy` file whose one object is {layer: {part: array}}, as layer/part."""
-    with path.open("rb") as file:
-        try:
+    try:
+        with path.open("rb") as file:
             layers = _unpickle_object_array(file)
-        except (pickle.UnpicklingError, ValueError, EOFError) as error:
-            raise UserError(f"{path} cannot be read as plain arrays ({error}): nothing else is run here") from error
-    state = {}
-    for layer, parts in layers.items():
-        name = layer.decode() if isinstance(layer, bytes) else layer
-        for part, array in parts.items():
-            state[f"{name}/{part.decode() if isinstance(part, bytes) else part}"] = torch.from_numpy(array.copy())
-    return state
+        return {
+            f"{_text(layer)}/{_text(part)}": torch.from_numpy(array.copy())
+            for layer, parts in layers.items()
+            for part, array in parts.items()
+        }
+    except _MALFORMED as error:
+        raise UserError(f"{path} cannot be read as plain arrays ({_first_line(error)}): nothing else is run here") from error
+
+
+def _text(key: Any) -> str:
+    name = key.decode() if isinstance(key, bytes) else key
+    if not isinstance(name, str):
+        raise ValueError(f"expected names of layers, found {name!r}")
+    return name
 
 
 def _unpickle_object_array(file: BinaryIO) -> dict[Any, Any]:

@@ -159,7 +159,7 @@ def test_pickles_are_not_run(tmp_path, capsys):
     assert capsys.readouterr().out == ""
 
 
-@pytest.mark.parametrize("content", [[1, 2], {"state_dict": {"a": 1}}])
+@pytest.mark.parametrize("content", [[1, 2], {"state_dict": {"a": 1}}, {0: torch.zeros(1)}])
 def test_files_without_a_state_dict_are_refused(tmp_path, content):
     torch.save(content, tmp_path / "a.pt")
     with pytest.raises(UserError, match="no state dict"):
@@ -175,3 +175,54 @@ def test_broken_files_and_unknown_maps_are_refused(tmp_path):
     (tmp_path / "a.npy").write_bytes(b"\x93NUMPY")
     with pytest.raises(UserError, match=r"a\.npy"):
         read_tensors(tmp_path / "a.npy")
+
+
+def npy(content):
+    array = np.empty((), dtype=object)
+    array[()] = content
+    file = io.BytesIO()
+    np.save(file, array, allow_pickle=True)
+    return file.getvalue()
+
+
+HEADER = b'{"a":{"dtype":"F32","shape":[4],"data_offsets":[0,16]}}'
+CLAIMS = {
+    "safetensors without its tensors": len(HEADER).to_bytes(8, "little") + HEADER,
+    "safetensors of another length": (20).to_bytes(8, "little") + b"{" + b"x" * 40,
+    "pickle that takes from an empty stack": b"\x80\x02s.",
+    "pickle that recalls what it never kept": b"\x80\x02h\x07.",
+    "pickle with a string that is no text": b"\x80\x02X\x02\x00\x00\x00\xff\xfe.",
+    "pickle of a name alone": b"\x80\x02cos\nsystem\n.",
+    "text": b"version https://git-lfs.github.com/spec/v1\n",
+    "empty": b"",
+    "npy of no version": b"\x93NUMPY\x09\x09",
+    "npy with half a header": npy({})[:40],
+    "npy with half a pickle": npy({"layer": {"weights": np.zeros(3)}})[:-20],
+    "npy with a list for an array": npy({"layer": {"weights": [1, 2]}}),
+    "npy with a number for an array": npy({"layer": {"weights": 3}}),
+    "npy of strings": npy({"layer": {"weights": np.array(["a"])}}),
+    "npy with numbers for names": npy({1: {2: np.zeros(3)}}),
+    "npy with names that are no text": npy({b"\xff": {"weights": np.zeros(3)}}),
+}
+
+
+@pytest.mark.parametrize("claim", CLAIMS)
+def test_a_file_that_is_not_what_it_claims_ends_in_one_sentence(tmp_path, claim):
+    (tmp_path / "file").write_bytes(CLAIMS[claim])
+    with pytest.raises(UserError, match="file") as caught:
+        read_tensors(tmp_path / "file")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("keymap", "state"),
+    [
+        ("torchvision-vgg", {"classifier.0.weight": torch.zeros(3, 5)}),
+        ("torchvision-vgg", {"classifier.3.weight": torch.zeros(())}),
+        ("tf-inception-v3", {"InceptionV3/Conv2d_1a_3x3/weights": torch.zeros(1)}),
+    ],
+)
+def test_a_map_that_does_not_fit_the_file_ends_in_one_sentence(tmp_path, keymap, state):
+    torch.save(state, tmp_path / "a.pt")
+    with pytest.raises(UserError, match="keymap"):
+        read_foreign(tmp_path / "a.pt", keymap)
