@@ -20,6 +20,12 @@ def claim_folder(folder: Path, snapshot: Snapshot) -> Snapshot:
         UserError: the folder holds rows of another suite.
     """
     known = Snapshot.read(folder) if (folder / "suite.yaml").is_file() else None
+    for substitute, why in snapshot.redefined(known).items() if known else ():
+        if any((folder / "rows").glob(f"{substitute}--*.json")):
+            raise UserError(
+                f"{folder} holds rows of another {substitute}: {why}; give it another name, raise the suite's version "
+                f"(harness suite bump {snapshot.suite.name} --because ...), or choose another folder with --out"
+            )
     if known is not None and known.digest != snapshot.digest:
         snapshot = snapshot.completed(known)
         if known.completed(snapshot).digest == snapshot.digest:

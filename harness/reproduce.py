@@ -98,7 +98,10 @@ def checked_job(bench: Workbench, row: Row, snapshot: Snapshot) -> Job:
     composition = repr(bench.attack(row.attack))
     if composition != row.composition:
         raise UserError(f"{row.filename}: attack {row.attack!r} is composed otherwise now: {composition}, was {row.composition}")
-    return Job(row.substitute, row.attack, row.seed)
+    job = Job(row.substitute, row.attack, row.seed)
+    if row.job_sha256 is not None and bench.job_key(job.substitute, job.attack, job.seed) != row.job_sha256:
+        raise UserError(f"{row.filename}: substitute {row.substitute!r} is described otherwise now, or its images are others")
+    return job
 
 
 def _compare(target: str, clean: np.ndarray, old: np.ndarray, new: np.ndarray, labels: np.ndarray) -> TargetVerdict:

@@ -136,6 +136,8 @@ class Row(Record):
     """Seed of all random draws."""
     limit: int | None = Field(default=None, ge=1)
     """Only this many first images of the suite were used; null means all."""
+    job_sha256: Sha256 | None = None
+    """Digest of what was asked for: substitute with its states, attack, images, budget, seed; null for submitted images."""
     images_sha256: Sha256
     """Digest of the adversarial uint8 images."""
     max_level: int = Field(ge=0, le=255)

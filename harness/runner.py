@@ -242,7 +242,7 @@ def _score(work: Work, title: str, job: Job | None, images: Tensor, targets: lis
     bench = workbench(context)
     known = {target: shards.read(score_path(context, job, target)) for target in targets}
     found = {target: Predictions(shard[0].numpy()) for target, shard in known.items() if shard is not None}
-    todo = [(target, bench.sha256(target)) for target in targets if target not in found]
+    todo = [(target, bench.identity(target)) for target in targets if target not in found]
     shipped = None if work.executor.sees_cache else images.numpy()
     for (target, _), result in work.executor.run(partial(predictions, context, job, shipped), todo):
         adv = np.array(_unwrap(result))
@@ -269,6 +269,7 @@ def _template(bench: Workbench, job: Job, snapshot: Snapshot) -> Callable[..., R
             substitute_sha256=weights[0] if len(weights) == 1 else hashlib.sha256("".join(weights).encode()).hexdigest(),
             seed=job.seed,
             limit=bench.context.limit,
+            job_sha256=bench.job_key(job.substitute, job.attack, job.seed),
             images_sha256=shards.digest(crafted.images) if crafted else "0" * 64,
             max_level=max_level(crafted.images, bench.data.images) if crafted else 0,
             outcomes=outcomes,
@@ -293,7 +294,7 @@ def _known(path: Path, template: Callable[..., Row], targets: list[str], blocked
     fresh = template(outcomes={}, failures={"none": "-"})
     same = all(
         getattr(row, key) == getattr(fresh, key)
-        for key in ("suite_digest", "composition", "substitute_sha256", "seed", "limit")
+        for key in ("suite_digest", "job_sha256", "limit")
     )
     return row if same and all(t in row.outcomes or t in blocked for t in targets) else None
 

@@ -48,16 +48,16 @@ def predict(model: nn.Module, images: Tensor, device: str) -> Tensor:
 def predictions(context: Context, job: Job | None, images: np.ndarray | None, task: tuple[str, str]) -> np.ndarray:
     """Return what a target predicts (N,) int16; touches no cache but to read, so it runs on any machine.
 
-    `task` is a target and the sha256 of its weights. `images` are the job's bytes; None takes them from the cache that this
-    process shares with the one that asks, or the clean images when `job` is None.
+    `task` is a target and its identity (`zoo.build.identity`). `images` are the job's bytes; None takes them from the cache
+    that this process shares with the one that asks, or the clean images when `job` is None.
 
     Raises:
-        UserError: this machine has other weights of the target.
+        UserError: the target is another one on this machine.
     """
-    target, weights = task
+    target, identity = task
     bench = workbench(context)
-    if bench.sha256(target) != weights:
-        raise UserError(f"{platform.node()} has other weights of {target} than this machine; remove or pull them there")
+    if bench.identity(target) != identity:
+        raise UserError(f"{platform.node()} has another {target} than this machine: pull the same weights and registry there")
     if images is not None:
         pixels = torch.from_numpy(np.array(images))
     else:
@@ -67,7 +67,7 @@ def predictions(context: Context, job: Job | None, images: np.ndarray | None, ta
 
 def score(context: Context, job: Job | None, target: str) -> Tensor:
     """Return a target's predictions on a job's images, or on the clean images when `job` is None; cached by content."""
-    path, task = score_path(context, job, target), (target, workbench(context).sha256(target))
+    path, task = score_path(context, job, target), (target, workbench(context).identity(target))
     known = shards.read(path)
     if known is not None:
         return known[0]
@@ -80,6 +80,4 @@ def score_path(context: Context, job: Job | None, target: str) -> Path:
     """Return the cache file of one target's predictions on a job's images, or on the clean ones when `job` is None."""
     bench = workbench(context)
     key = bench.data.digest if job is None else bench.craft_key(job.substitute, job.attack, job.seed)
-    device, transport = torch.device(context.device).type, bench.suite.transport
-    name = f"{len(bench.data):06d}-{bench.sha256(target)}-{transport}-{device}.safetensors"
-    return context.cache_folder / "scores" / key[:2] / key / name
+    return context.cache_folder / "scores" / key[:2] / key / f"{len(bench.data):06d}-{bench.score_key(target)}.safetensors"

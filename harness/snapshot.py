@@ -25,6 +25,9 @@ class Model(Record):
     w_bits: int
     a_bits: int
     sha256: str | None
+    """Digest of its weights; null when they could not be had."""
+    identity: str | None
+    """Digest of its weights and of all that the registry says of its network; null likewise."""
 
 
 class Snapshot(Record):
@@ -46,8 +49,8 @@ class Snapshot(Record):
         models = {
             name: known.models.get(name, model) if model.sha256 is None else model for name, model in self.models.items()
         }
-        weights = {name: models[name].sha256 for name in self.suite.target_names}
-        return self.model_copy(update={"models": models, "digest": self.suite.digest(weights, self.data_sha256)})
+        targets = {name: models[name].identity for name in self.suite.target_names}
+        return self.model_copy(update={"models": models, "digest": self.suite.digest(targets, self.data_sha256)})
 
     def change_from(self, known: Snapshot) -> str:
         """Say in words what makes this digest differ from that of another snapshot of the suite."""
@@ -56,6 +59,8 @@ class Snapshot(Record):
         for name in self.suite.target_names:
             if name in known.models and known.models[name].sha256 not in (None, self.models[name].sha256):
                 return f"{name} has other weights now"
+            if name in known.models and known.models[name].identity not in (None, self.models[name].identity):
+                return f"{name} is described otherwise now"
         now, then = self.suite.canonical(), known.suite.canonical()
         return f"{next((key for key in now if now[key] != then.get(key)), 'a setting')} changed"
 
@@ -72,12 +77,31 @@ class Snapshot(Record):
         return validate(Snapshot, read_yaml(path), str(path))
 
     def keeping(self, known: Snapshot) -> Snapshot:
-        """Return this snapshot with the compositions of attacks that earlier runs brought along, which their rows need."""
+        """Return this snapshot with what rows of earlier runs need: attacks brought along, and substitutes since left out."""
         own = self.suite.attack_names
         listed = zip(known.suite.attack_names, known.suite.attacks, strict=True)
-        kept = [composed for name, composed in listed if name not in own and isinstance(composed, dict)]
-        suite = self.suite.model_copy(update={"attacks": (*self.suite.attacks, *kept)})
-        return self.model_copy(update={"suite": suite})
+        attacks = [composed for name, composed in listed if name not in own and isinstance(composed, dict)]
+        named = {s.name for s in self.suite.substitutes}
+        substitutes = [s for s in known.suite.substitutes if s.name not in named]
+        update = {"attacks": (*self.suite.attacks, *attacks), "substitutes": (*self.suite.substitutes, *substitutes)}
+        needed = {m: known.models[m] for s in substitutes for m in s.models if m not in self.models}
+        suite = self.suite.model_copy(update=update)
+        return self.model_copy(update={"suite": suite, "models": {**self.models, **needed}})
+
+    def redefined(self, known: Snapshot) -> dict[str, str]:
+        """Return the substitutes that are not what they were, with the reason: their rows are of something else."""
+        found = {}
+        then = {s.name: s for s in known.suite.substitutes}
+        for spec in self.suite.substitutes:
+            if spec.name not in then:
+                continue
+            if spec != then[spec.name]:
+                found[spec.name] = "it is composed otherwise now"
+            for model in spec.models:
+                old, new = known.models[model].identity, self.models[model].identity
+                if spec == then[spec.name] and old and new and old != new:
+                    found[spec.name] = f"{model} is another network now"
+        return found
 
     @property
     def name(self) -> str:
@@ -140,12 +164,13 @@ def take(bench: Workbench, absent: Mapping[str, str]) -> Snapshot:
             arch=entries[name].arch,
             w_bits=entries[name].w_bits,
             a_bits=entries[name].a_bits,
-            sha256=None if name in absent else _sha256(bench, name),
+            sha256=None if name in absent else bench.sha256(name),
+            identity=None if name in absent else bench.identity(name),
         )
         for name in suite.model_names
     }
     data_sha = bench.data.digest
-    digest = suite.digest({t: models[t].sha256 for t in suite.target_names}, data_sha)
+    digest = suite.digest({t: models[t].identity for t in suite.target_names}, data_sha)
     return Snapshot(digest=digest, images=len(bench.data), data_sha256=data_sha, models=models, suite=suite)
 
 
@@ -164,10 +189,3 @@ def board_folder(out: Path, suite: str, version: int | None = None) -> Path:
     if version is not None and version not in found:
         raise UserError(f"{folder} has no version {version}; it has {', '.join(map(str, sorted(found)))}")
     return found[version or max(found)]
-
-
-def _sha256(bench: Workbench, name: str) -> str | None:
-    try:
-        return bench.sha256(name)
-    except UserError:
-        return None

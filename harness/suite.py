@@ -164,9 +164,9 @@ class Suite(Record):
         shown = {"title", "description", "reported", "pairs", "attacks", "seeds", "substitutes", "whitebox"}
         return self.model_dump(mode="json", exclude=shown)
 
-    def digest(self, weights: Mapping[str, str | None], data_digest: str) -> str:
+    def digest(self, targets: Mapping[str, str | None], data_digest: str) -> str:
         """sha256 over the canonical suite, its targets' weights and the images; rows of different digests do not compare."""
-        content = {"suite": self.canonical(), "targets": dict(weights), "data": data_digest}
+        content = {"suite": self.canonical(), "targets": dict(targets), "data": data_digest}
         return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 

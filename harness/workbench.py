@@ -8,6 +8,7 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 from harness.suite import SubstituteSpec, Suite
 from zoo import registry as registries
-from zoo.build import load_entry, weights_path, weights_sha256
+from zoo.build import identity, load_entry, weights_path, weights_sha256
 from zoo.data import Dataset
 from zoo.data import load as load_data
 from zoo.entry import ModelEntry
@@ -57,11 +58,11 @@ class Workbench:
         self.context = context
         self.suite = context.suite
         self._targets: OrderedDict[str, nn.Module] = OrderedDict()
-        self._substitutes: dict[str, Crafter] = {}
+        self._substitutes: dict[tuple[str, ...], Crafter] = {}
 
-    @cached_property
+    @property
     def registry(self) -> Registry:
-        """The registry with the overlays of the run."""
+        """The registry with the overlays of the run, as its files are now."""
         return registries.load(self.context.overlays)
 
     @cached_property
@@ -84,27 +85,33 @@ class Workbench:
         """Return the sha256 of a model's weights on this machine."""
         return weights_sha256(self.registry[model])
 
+    def identity(self, model: str) -> str:
+        """Return the digest of all that decides what a model answers on this machine."""
+        return identity(self.registry[model])
+
     def target(self, name: str) -> nn.Module:
         """Return a target, loaded and on the device of the run."""
-        if name in self._targets:
-            self._targets.move_to_end(name)
-            return self._targets[name]
+        key = self.identity(name)
+        if key in self._targets:
+            self._targets.move_to_end(key)
+            return self._targets[key]
         model = load_entry(self.registry[name]).to(self.context.device)
-        self._targets[name] = model
+        self._targets[key] = model
         while len(self._targets) > 1 and sum(map(_bytes, self._targets.values())) > RESIDENT_BYTES:
             self._targets.popitem(last=False)
         return model
 
     def substitute(self, name: str) -> Crafter:
         """Return a substitute with its schedule of states; one at a time stays loaded."""
-        if name not in self._substitutes:
+        spec = self.suite.substitute(name)
+        key = (name, *map(self.identity, spec.models))
+        if key not in self._substitutes:
             self._substitutes.clear()
-            spec = self.suite.substitute(name)
             entries = [self.registry[model] for model in spec.models]
             nets = [load_entry(entry).to(self.context.device) for entry in entries]
             collections = {e.name: Snapshots(weights_path(e)) for e in entries if is_collection(e)}
-            self._substitutes[name] = assemble(spec, entries, nets, collections)
-        return self._substitutes[name]
+            self._substitutes[key] = assemble(spec, entries, nets, collections)
+        return self._substitutes[key]
 
     def attack(self, name: str) -> AttackLike:
         """Return an attack as the suite composes it."""
@@ -112,18 +119,15 @@ class Workbench:
 
         return get(self.suite.attack(name))
 
-    def craft_key(self, substitute: str, attack: str, seed: int) -> str:
-        """Return the content address of one job's images: all that decides their bytes, and nothing else."""
+    def job_key(self, substitute: str, attack: str, seed: int) -> str:
+        """Return the digest of what a job asks for: substitute, attack, data, budget and seed, whatever code answers it."""
         spec = self.suite.substitute(substitute)
         schedules = [self.registry[m].alternation for m in spec.models]
-        chosen = spec.model_dump(mode="json", exclude={"name", "models"})
         content: dict[str, Any] = {
-            "format": 2,
-            "code": code_digest(),
-            "torch": torch.__version__,
-            "device": torch.device(self.context.device).type,
+            "format": 3,
             "attack": repr(self.attack(attack)),
-            "substitute": {**chosen, "weights": [self.sha256(m) for m in spec.models]},
+            "substitute": spec.model_dump(mode="json", exclude={"name", "models"}),
+            "models": [self.identity(m) for m in spec.models],
             "alternation": [schedule.model_dump(mode="json") if schedule else None for schedule in schedules],
             "feature_layer": [self.registry[m].feature_layer for m in spec.models],
             "data": self.full_digest,
@@ -132,7 +136,25 @@ class Workbench:
             "block": self.suite.block,
             "seed": seed,
         }
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+        return _digest(content)
+
+    def craft_key(self, substitute: str, attack: str, seed: int) -> str:
+        """Return the content address of one job's images: the job, and the code and the kind of device that make them."""
+        return _digest([self.job_key(substitute, attack, seed), self.made_by])
+
+    def score_key(self, target: str) -> str:
+        """Return the content address of a target's answers to given bytes: the target, the transport, the code, the device."""
+        return _digest([self.identity(target), self.suite.transport, self.made_by])
+
+    @cached_property
+    def made_by(self) -> list[str]:
+        """What can move the last bits of a result beside what is asked for."""
+        device = torch.device(self.context.device).type
+        return [code_digest(), device, *(metadata.version(package) for package in ("torch", "timm", "pillow"))]
+
+
+def _digest(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def assemble(
@@ -180,10 +202,11 @@ def is_collection(entry: ModelEntry) -> bool:
 
 @cache
 def code_digest() -> str:
-    """sha256 over the sources that decide the bytes of an image, so that a change of code never serves an old one."""
-    root = Path(__file__).parent
-    files = [root / "substitute.py", root / "craft.py"]
-    for folder in (root / "attacks", root.parent / "zoo" / "quant", root.parent / "zoo" / "archs"):
+    """sha256 over the sources that decide the bytes of an image or an answer, so that a change of code serves nothing old."""
+    here, zoo = Path(__file__).parent, Path(registries.__file__).parent
+    files = [here / f"{name}.py" for name in ("craft", "score", "substitute", "workbench")]
+    files += [zoo / f"{name}.py" for name in ("build", "checkpoints", "snapshots", "tf_inception")]
+    for folder in (here / "attacks", zoo / "quant", zoo / "archs"):
         files += sorted(folder.rglob("*.py"))
     sha = hashlib.sha256()
     for file in files:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -12,6 +14,7 @@ from torch import Tensor, nn
 
 from zoo.entry import Input, ModelEntry
 from zoo.errors import UserError
+from zoo.hub.cache import sha256_of
 from zoo.store import built_path, cache_root
 
 
@@ -173,4 +176,19 @@ def weights_sha256(entry: ModelEntry) -> str:
     path = weights_path(entry)
     if entry.weights is not None and entry.weights.sha256 is not None:
         return entry.weights.sha256
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    state = path.stat()
+    return _sha256(path, state.st_mtime_ns, state.st_size)
+
+
+@lru_cache(maxsize=256)
+def _sha256(path: Path, modified: int, size: int) -> str:
+    return sha256_of(path)
+
+
+def identity(entry: ModelEntry) -> str:
+    """Return a digest of all that decides what a model answers: its weights, and everything the registry says of its network."""
+    fields = {"arch", "arch_args", "classes", "label_offset", "input", "quant"}
+    content = entry.model_dump(mode="json", include=fields)
+    content["weights"] = weights_sha256(entry)
+    content["keymap"] = entry.weights.keymap if entry.weights else None
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

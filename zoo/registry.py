@@ -81,11 +81,21 @@ def main_file() -> Path:
 def load(overlays: Iterable[str | Path] = ()) -> Registry:
     """Return the registry with the overlays of $ZOO_REGISTRY and then `overlays` on top, the last one winning."""
     extra = [p for p in os.environ.get(ENVIRONMENT, "").split(os.pathsep) if p]
-    return _load(tuple(Path(p) for p in [main_file(), *extra, *overlays]))
+    paths = [Path(p) for p in [main_file(), *extra, *overlays]]
+    return _load(tuple(paths), tuple(_stamp(p) for p in paths))
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    """Return what changes when a file does, so that a registry is read again after an edit."""
+    try:
+        state = path.stat()
+    except OSError:
+        return None
+    return state.st_mtime_ns, state.st_size
 
 
 @lru_cache(maxsize=8)
-def _load(paths: tuple[Path, ...]) -> Registry:
+def _load(paths: tuple[Path, ...], stamps: tuple[tuple[int, int] | None, ...]) -> Registry:
     raw: dict[str, dict[str, Any]] = {}
     sources: dict[str, Path] = {}
     shadowed: list[str] = []

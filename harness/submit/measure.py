@@ -52,7 +52,7 @@ class Judge:
 
     def predict(self, images: Tensor) -> dict[str, np.ndarray]:
         """Return what each target predicts on uint8 images (N, C, H, W)."""
-        tasks = [(target, self.bench.sha256(target)) for target in self.targets]
+        tasks = [(target, self.bench.identity(target)) for target in self.targets]
         found: dict[str, np.ndarray] = {}
         for (target, _), result in self.executor.run(partial(predictions, self.bench.context, None, images.numpy()), tasks):
             if isinstance(result, UserError):

@@ -23,6 +23,7 @@ from harness.suite import load as load_suite
 from tests.harness.tiny import run
 from zoo import registry
 from zoo.errors import UserError
+from zoo.registry import load as load_registry
 
 ROOT = Path(__file__).parents[2]
 SUITE = """
@@ -264,3 +265,57 @@ def killed_and_resumed(tmp_path: Path, moments: list[float]) -> None:
     assert canonical(tmp_path / "cut" / "small" / "v1") == canonical(tmp_path / "whole" / "small" / "v1")
     assert chain.check(tmp_path / "cut" / "small" / "v1") == [], "no row is written that is not recorded"
     assert not list((tmp_path / "cut").rglob("*.tmp")) and spans(45, 10)[-1] == (40, 45)
+
+
+def overlay(tmp_path: Path, mean: float, bits: str = "") -> list[str]:
+    """Return a registry that shadows a target with another normalisation; the file of its weights stays the same."""
+    path = tmp_path / "overlay.yaml"
+    path.write_text(
+        "version: 1\nmodels:\n  digits-vgg:\n    family: standard\n    data: digits\n    arch: zoo:vgg-16px\n    classes: 10\n"
+        f"    input: {{size: 16, channels: 1, mean: [{mean}], std: [0.318]}}\n"
+        f"    weights: {{bundled: digits-vgg.safetensors, sha256: {load_registry()['digits-vgg'].weights.sha256}}}\n",  # type: ignore[union-attr]
+        encoding="utf-8",
+    )
+    return [str(path)]
+
+
+def test_a_target_that_is_described_otherwise_is_not_served_from_the_cache(suite: Suite, tmp_path: Path) -> None:
+    part = Selection(attacks=("mim",), substitutes=("digits-resnet14",), targets=("digits-vgg",))
+    wrong = run(suite, tmp_path / "wrong", part, workers=1, overlays=overlay(tmp_path, 9.0))
+    right = run(suite, tmp_path / "right", part, workers=1, overlays=overlay(tmp_path, 0.305))
+    clean = [read_clean(report.folder).predictions["digits-vgg"] for report in (wrong, right)]
+    labels = read_clean(right.folder).labels.array
+    assert (clean[0].array == labels).mean() < 0.5 < (clean[1].array == labels).mean()
+    with pytest.raises(UserError, match="digits-vgg is described otherwise now"):
+        run(suite, tmp_path / "wrong", part, workers=1, overlays=overlay(tmp_path, 0.305))
+
+
+def test_a_substitute_in_other_states_does_not_keep_its_rows(suite: Suite, tmp_path: Path) -> None:
+    held = "substitutes: [{{name: q, models: [digits-resnet14-2bit-qaa], states: [{}]}}, digits-resnet14-2bit, digits-resnet14]"
+    found = []
+    for states in ("w", "wa"):
+        path = tmp_path / f"{states}.yaml"
+        listed = "substitutes: [digits-resnet14, digits-resnet14-2bit, digits-resnet14-2bit-qaa]"
+        text = SUITE.replace(listed, held.format(states))
+        path.write_text(text.replace("digits-resnet14-2bit-qaa, baseline", "q, baseline"), encoding="utf-8")
+        found.append(load_suite(str(path)))
+    part = Selection(attacks=("mim",), substitutes=("q",))
+    first = run(found[0], tmp_path / "out", part, workers=1)
+    with pytest.raises(UserError, match="rows of another q: it is composed otherwise now"):
+        run(found[1], tmp_path / "out", part, workers=1)
+    second = run(found[1], tmp_path / "other", part, workers=1)
+    images = [read_row(report.written[0]).images_sha256 for report in (first, second)]
+    assert images[0] != images[1]
+
+
+def test_rows_of_a_substitute_that_left_the_suite_stay_white_box(suite: Suite, tmp_path: Path) -> None:
+    text = SUITE.replace("Standard: [digits-vgg]", "Standard: [digits-vgg, digits-resnet14]")
+    named = tmp_path / "named.yaml"
+    named.write_text(text, encoding="utf-8")
+    fewer = tmp_path / "fewer.yaml"
+    head, _, rest = text.partition("substitutes: [")
+    fewer.write_text(f"{head}substitutes: [digits-nin]\ntargets:{rest.partition('targets:')[2]}", encoding="utf-8")
+    run(load_suite(str(named)), tmp_path / "out", Selection(attacks=("mim",), substitutes=("digits-resnet14-2bit",)), workers=1)
+    report = run(load_suite(str(fewer)), tmp_path / "out", Selection(attacks=("mim",)), workers=1)
+    line = load(report.folder).line("digits-resnet14-2bit", "mim")
+    assert dict(zip(line.frame.targets, line.whitebox.tolist(), strict=True))["digits-resnet14"]
