@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Literal
 
 import torch
@@ -44,7 +44,9 @@ class Attack:
     mean|d| is the papers' ||d||_1 up to the constant C*H*W, which cannot change a sign; it is what gives m the scale that
     the lookahead needs, and what the authors' code uses. `steps` None takes the suite's number; `step_size` is alpha as a
     fraction of eps, None is 1 / steps. `target` chooses labels to move towards when the caller gives none: the class that
-    the substitute finds least likely, or one of the others at random; None moves away from the true label.
+    the substitute finds least likely, or one of the others at random; None moves away from the true label. `origin` is the
+    file or package that offers the attack, with its digest or version: parts of its own are described by their settings
+    alone, and the code behind them may change.
     """
 
     loss: Loss = field(default_factory=CrossEntropy)
@@ -59,6 +61,7 @@ class Attack:
     step_size: float | None = None
     random_start: bool = False
     target: Literal["least-likely", "random"] | None = None
+    origin: str = ""
     category: Category = field(default="gradient stabilisation", compare=False, repr=False)
     source: str = field(default="", compare=False, repr=False)
 
@@ -75,6 +78,11 @@ class Attack:
             raise UserError(f"target of an attack is least-likely, random or null, not {self.target!r}")
         if self.decay < 0:
             raise UserError(f"decay (mu) of an attack must not be negative, not {self.decay}")
+
+    def __repr__(self) -> str:
+        """Return the call that makes this attack."""
+        shown = [each.name for each in fields(self) if each.repr and (each.name != "origin" or self.origin)]
+        return f"{type(self).__qualname__}({', '.join(f'{name}={getattr(self, name)!r}' for name in shown)})"
 
     def __call__(
         self,

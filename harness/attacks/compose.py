@@ -70,7 +70,7 @@ def compose(spec: Mapping[str, object], resolve: Callable[[object], object]) -> 
     if not isinstance(base, Attack):
         raise UserError(f"{where}: base {spec['base']!r} is not composed of parts, so its parts cannot be replaced")
     settings = {key: value for key, value in spec.items() if key not in _LABELS}
-    known = [field.name for field in dataclasses.fields(Attack) if field.name not in _LABELS]
+    known = [field.name for field in dataclasses.fields(Attack) if field.name not in (*_LABELS, "origin")]
     changes: dict[str, Any] = {}
     for key, value in settings.items():
         if key not in known:

@@ -7,7 +7,7 @@ import importlib.util
 import inspect
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import get_args
@@ -160,8 +160,8 @@ def _attack(offered: object, origin: str, version: str, options: Mapping[str, ob
             raise UserError(f"{origin} does not accept these options: {error}") from error
     elif options:
         raise UserError(f"{origin} is not a class, so it takes no options; it was given {', '.join(options)}")
-    if isinstance(offered, Attack):
-        return offered
+    if type(offered) is Attack:  # a subclass may compute otherwise, which its fields do not tell
+        return replace(offered, origin=f"{origin} {version}")
     if not callable(offered):
         raise UserError(f"{origin} is not an attack: it must be callable as attack(model, x, y, *, eps, steps, rng)")
     missing = {"eps", "steps"} - set(inspect.signature(offered).parameters)

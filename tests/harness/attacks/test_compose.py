@@ -273,6 +273,39 @@ def test_what_an_attack_returns_is_not_trusted(attack_file: str, what: str, word
         )
 
 
+PARTS_FILE = """
+from dataclasses import dataclass
+from harness.attacks import Attack, Cost, CrossEntropy
+
+@dataclass(frozen=True)
+class Mine(CrossEntropy):
+    def prepare(self, batch):
+        return lambda model, z, rows: SIGN * model(z).max(1).values
+
+attack = Attack(loss=Mine(), decay=1.0)
+
+class Sub(Attack):
+    pass
+"""
+
+
+def test_a_composed_attack_of_a_file_is_another_one_when_the_file_changes(tmp_path: Path) -> None:
+    path = tmp_path / "parts.py"
+    found: dict[str, list[str]] = {"attack": [], "Sub": [], "based": []}
+    for sign in ("1", "-1"):
+        path.write_text(PARTS_FILE.replace("SIGN", sign))
+        made = {name: get(f"{path}:{name}") for name in ("attack", "Sub")}
+        assert isinstance(made["attack"], Attack) and isinstance(made["Sub"], Foreign)
+        made["based"] = get({"base": f"{path}:attack", "transforms": ["si"]})
+        for name, attack in made.items():
+            assert "sha256" in repr(attack), f"{name} is told apart from what else the file may hold"
+            found[name].append(repr(attack))
+    assert all(first != second for first, second in found.values())
+    assert "origin" not in repr(get("mim")), "an attack of this package is its parts"
+    with pytest.raises(UserError, match="unknown key 'origin'"):
+        get({"base": "mim", "origin": "elsewhere"})
+
+
 def test_attacks_of_installed_packages(monkeypatch: pytest.MonkeyPatch) -> None:
     points = [
         EntryPoint("theirs", "harness.attacks.transforms:ScaleInvariant", "harness.attacks"),
@@ -281,7 +314,9 @@ def test_attacks_of_installed_packages(monkeypatch: pytest.MonkeyPatch) -> None:
     ]
     monkeypatch.setattr(plugins, "entry_points", lambda group: points if group == "harness.attacks" else [])
     assert {"theirs", "gone", "composed"} <= set(names())
-    assert get("composed") is COMPOSED and info("composed").category == "input augmentation"
+    composed = get("composed")
+    assert isinstance(composed, Attack) and composed == COMPOSED.but(origin="composed unknown")
+    assert composed.category == info("composed").category == "input augmentation"
     with pytest.raises(UserError, match="cannot be loaded"):
         get("gone")
     with pytest.raises(UserError, match="lacks the parameter"):
