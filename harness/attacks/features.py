@@ -111,27 +111,31 @@ class FeatureImportance:
 class RandomPatch:
     """RPA: as FIA, but with patches multiplied by U(0, 1) noise instead of single pixels turned black.
 
-    Mask n works on patches of side patches[n % len(patches)]: side 1 multiplies each pixel of each channel with
+    Mask n works on patches of side patches[(n // repeat) % len(patches)]: side 1 multiplies each pixel of each channel with
     probability 1 - keep; larger sides multiply the share 1 - keep of all (patch, channel) pairs, chosen without
     replacement; a border too narrow for a patch stays. Zhang et al., "Enhancing the Transferability of Adversarial
-    Examples with Random Patch", IJCAI 2022, Sec. 3.2 (60 masks, keep 0.7, sides 1, 3, 5, 7). The authors' code reaches
-    side 1 only, by a mistaken modulus, and chooses the same patches for the whole batch.
+    Examples with Random Patch", IJCAI 2022, Sec. 3.2 (60 masks, keep 0.7, sides 1, 3, 5, 7). The side changes with each
+    pair of masks and not with each mask (`repeat` 1), a deliberate deviation: a substitute that alternates two states would
+    otherwise see sides 1 and 5 in one of them only, and 3 and 7 in the other. The authors' code reaches side 1 only, by a
+    mistaken modulus, and chooses the same patches for the whole batch.
     """
 
     masks: int = 60
     keep: float = 0.7
     patches: tuple[int, ...] = (1, 3, 5, 7)
+    repeat: int = 2
 
     def __post_init__(self) -> None:
         """Check the ranges."""
         require(self.masks >= 1, "masks of rpa is at least 1", self.masks)
         require(0 < self.keep <= 1, "keep of rpa is a probability above 0", self.keep)
         require(len(self.patches) > 0 and min(self.patches) >= 1, "patches of rpa are sides of 1 or more", self.patches)
+        require(self.repeat >= 1, "repeat of rpa is at least 1", self.repeat)
 
     def prepare(self, batch: Batch) -> Objective:
         """Aggregate the gradients and return the loss."""
         _untargeted(batch, "rpa")
-        sides = [self.patches[n % len(self.patches)] for n in range(self.masks)]
+        sides = [self.patches[n // self.repeat % len(self.patches)] for n in range(self.masks)]
         masked = (batch.x * self.mask(batch, side) for side in sides)
         return _projection(-_unit(feature_gradient(batch, masked, "logit")))
 

@@ -219,7 +219,7 @@ def fia_released() -> Attack:
 
 @preset("rpa", category=FEATURE, source="Zhang et al., IJCAI 2022, Alg. 1")
 def rpa() -> Attack:
-    """MIM on features, 60 masks that keep 0.7, over patches of side 1, 3, 5 and 7 in turn."""
+    """MIM on features, 60 masks that keep 0.7, over patches of side 1, 3, 5 and 7, two masks of each in turn."""
     return Attack(loss=RandomPatch(), decay=1.0)
 
 

@@ -77,7 +77,7 @@ GOLDEN = {
     "cim": "3cc77dc74fe0",
     "admix": "6587ac8e67ec",
     "fia": "e0476a570d5e",
-    "rpa": "299519d00472",
+    "rpa": "83c3f2a0082f",
     "ssa": "165d6c2e2d9e",
 }
 

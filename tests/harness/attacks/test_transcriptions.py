@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,7 @@ from scipy.fft import dctn, idctn
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from harness.attacks import Rng, get
+from harness.attacks import Rng, features, get
 from harness.attacks.features import RandomPatch
 from harness.attacks.parts import Batch
 from harness.attacks.spectrum import dct2, idct2
@@ -116,9 +118,30 @@ def test_rpa(model: nn.Module, name: str, sides: tuple[int, ...]) -> None:
     expected = []
     for n in range(3):
         draws = Rng(0, [n])
-        masked = [x[n] * literal_patch_mask(draws, sides[i % len(sides)], 0.7) for i in range(60)]
+        masked = [x[n] * literal_patch_mask(draws, sides[i // 2 % len(sides)], 0.7) for i in range(60)]
         expected.append(feature_attack(model, x[n], aggregate(model, masked, int(y[n]), "logit")))
     check(attack(name, model), expected)
+
+
+def test_rpa_shows_every_side_to_each_of_two_alternating_states(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[int, list[int]] = {0: [], 1: []}
+    sides: list[int] = []
+
+    def mask(self: RandomPatch, batch: Batch, side: int) -> torch.Tensor:
+        sides.append(side)
+        return torch.ones(())
+
+    def gradient(batch: Batch, inputs: Iterable[torch.Tensor], of: str) -> torch.Tensor:
+        for n, _ in enumerate(inputs):
+            seen[n % 2].append(sides[-1])
+        return torch.ones(2, 1)
+
+    monkeypatch.setattr(RandomPatch, "mask", mask)
+    monkeypatch.setattr(features, "feature_gradient", gradient)
+    x = torch.zeros(2, 3, 16, 16)
+    RandomPatch().prepare(Batch(None, x, None, None, EPS, 1, Rng(0, [0, 1]), None, 2))  # type: ignore[arg-type]
+    for state in seen.values():
+        assert [state.count(side) for side in (1, 3, 5, 7)] == [8, 8, 7, 7]
 
 
 @pytest.mark.parametrize(("side", "share"), [(1, 0.3), (3, 0.3), (5, 0.3), (7, 0.3)])
