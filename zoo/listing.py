@@ -8,26 +8,17 @@ from typing import Any
 
 from zoo.entry import ModelEntry
 from zoo.registry import Registry
-from zoo.store import built_path
 
 
 def availability(entry: ModelEntry) -> str:
-    """Say in one word where the bytes would come from: bundled, built, hub, url, file, build (a recipe), unpinned or missing.
+    """Say in one word where the bytes would come from: bundled, cache, built, hub, url, file, build, unpinned, missing.
 
-    Unpinned is what the registry names without a sha256: `zoo lock` fills it in, or `zoo pull --unpinned` takes what comes.
+    Build is a recipe. Unpinned is what the registry names without a sha256: `zoo lock` fills it in, or `zoo pull --unpinned` takes what comes.
     """
-    w = entry.weights
-    if w is not None and w.bundled:
-        return "bundled"
-    if built_path(entry.name) is not None:
-        return "built"
-    if w is not None and w.sha256:
-        return "hub" if w.hub else "url" if w.url else "file"
-    if w is not None and w.file:
-        return "file"
-    if entry.recipe is not None:
-        return "build"
-    return "unpinned" if w is not None else "missing"
+    from zoo.pulling import step
+
+    kind = step(entry).kind
+    return "unpinned" if kind == "missing" and entry.weights is not None else kind
 
 
 def rows(

@@ -75,10 +75,13 @@ def make(
 
 
 def against_registry(entry: ModelEntry, report: BuildReport) -> str:
-    """Say how a file that was just made compares with what the registry pins."""
+    """Say how a file that was just made compares with what the registry pins, which is what commands go on using."""
     pinned = entry.weights.sha256 if entry.weights else None
     if pinned is None:
         return "the registry pins no file for it"
     if pinned == report.sha256:
         return "identical to the registry's file, to the byte"
-    return "another file than the registry's: other versions or another machine round differently"
+    return (
+        "another file than the registry's (other versions or another machine round differently), which keeps precedence: "
+        f"to use this one, give the entry weights: {{file: {report.path}, sha256: {report.sha256}}} in a registry of your own"
+    )
