@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,13 +20,15 @@ from harness.submit.add import SUBMISSIONS
 from harness.submit.claim import MAX_ROW, read_claim
 from harness.submit.make import Walls
 from harness.submit.naming import refuse_taken, reserved
-from harness.submit.record import read_folder, read_plain, refuse_link
+from harness.submit.record import FILE, read_folder, read_plain, refuse_link
 from zoo.errors import UserError
 
 MAX_FILE = 64 * 2**20
 MAX_FILES = 20000
 DIFF_LINES = 120
-BOARD = ("board.md", "board.csv", "board.json", "index.html", "CHANGELOG.md", "absent.json")
+NEW = re.compile(rf"rows/[a-z0-9][a-z0-9.-]*\.json|{SUBMISSIONS}/[a-z0-9][a-z0-9.-]*/({FILE}|[a-z_][a-z0-9_]*\.py)")
+BOARD = ("board.md", "board.csv", "board.json")
+"""Files that are held against the rows, byte by byte."""
 
 
 @dataclass
@@ -117,9 +120,7 @@ def _change(name: str, before: Path | None, after: Path | None) -> str | None:
         return None
     if before is not None:
         return "is changed; a submission changes no row and no setting"
-    if (file == "rows" and len(parts) == 4) or (file == SUBMISSIONS and len(parts) == 5):
-        return None
-    return "is new; a submission adds rows and its own source, to a board that is there"
+    return None if NEW.fullmatch("/".join(parts[2:])) else "is new; a submission adds rows and its own source to a board"
 
 
 def _review_board(base: Path, head: Path, found: Review) -> None:
@@ -135,6 +136,13 @@ def _review_board(base: Path, head: Path, found: Review) -> None:
         _check_row(row, path, head, snapshot)
         found.added.append((path, row))
         names.add(row.attack)
+    sources = [{p.name for p in (f / SUBMISSIONS).glob("*")} for f in (base, head)]
+    for name in sorted((sources[1] - sources[0]) ^ names):
+        found.problems.append(f"{SUBMISSIONS}/{name} and new rows of {name!r} come together, or not at all")
+    for name in sorted(sources[0]):
+        old_files, new_files = ({p.name for p in (f / SUBMISSIONS / name).glob("*")} for f in (base, head))
+        if new_files - old_files:
+            found.problems.append(f"{SUBMISSIONS}/{name}: a file is added to another's source")
     taken = sorted({row.attack for row in read_rows(base)})
     for name in sorted(names):
         refuse_taken(name, reserved(), "an attack or model of the harness")
