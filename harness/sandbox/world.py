@@ -55,9 +55,9 @@ def describe(stage: Path) -> World:
     copy_package(stage)
     python = os.path.realpath(sys.executable)
     libraries = [p for p in sys.path if p and Path(p).is_dir() and Path(p).name in ("site-packages", "dist-packages")]
-    standard = [
-        str(p) for p in (sysconfig.get_path("stdlib"), sysconfig.get_config_var("DESTSHARED")) if p and Path(p).is_dir()
-    ]
+    stdlib = sysconfig.get_path("stdlib")
+    dynamic = [p for p in sys.path if Path(p).name == "lib-dynload"] or [f"{stdlib}/lib-dynload"]
+    standard = [stdlib, *dynamic]
     shown = [python, *standard, *libraries, *_interpreter_libraries()]
     links: list[tuple[str, str]] = []
     for path in _SYSTEM:
@@ -90,8 +90,8 @@ def copy_package(stage: Path) -> None:
 
 def _interpreter_libraries() -> list[str]:
     """Return where the interpreter's own shared libraries lie, for a Python that is not the system's."""
-    folder = Path(str(sysconfig.get_config_var("LIBDIR") or ""))
-    if str(folder).startswith(("/usr/lib", "/lib")) or not folder.is_dir():
+    folder = Path(sys.base_prefix) / "lib"  # not what it was built with: Pythons are moved after that
+    if str(folder) in ("/usr/lib", "/lib"):
         return []
     if (Path(sys.base_prefix) / "conda-meta").is_dir():
         return [str(folder)]
