@@ -6,6 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
+from zoo.bitwidths import bitwidth_problem
+
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]+([.-][a-z0-9]+)*$", max_length=80)]
 FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_+][A-Za-z0-9_.+-]*(/[A-Za-z0-9_+][A-Za-z0-9_.+-]*)*$")]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
@@ -157,6 +159,10 @@ class ModelEntry(Record):
             raise ValueError("family is quantized but quant is missing")
         if self.family == "standard" and self.quant is not None:
             raise ValueError("quant is given but family is standard; say family: quantized")
+        q = self.quant
+        problem = bitwidth_problem(q.method, q.w_bits, q.a_bits, q.edge_bits) if q else None
+        if problem is not None:
+            raise ValueError(f"quant: {problem}")
         return self
 
     @property

@@ -20,6 +20,8 @@ models:
     input: {size: 16, channels: 1, mean: [0.5], std: [0.5]}
 """
 
+QUANTIZED = BASE.replace("standard", "quantized").replace("{", "{{").replace("}", "}}") + "    quant: {{{}}}\n"
+
 
 def overlay(tmp_path: Path, text: str, name: str = "mine.yaml") -> Path:
     path = tmp_path / name
@@ -101,6 +103,9 @@ def test_wildcards_match_in_natural_order_and_an_empty_match_is_an_error() -> No
         (BASE + "    alternation: {states: [w, wa]}\n", ("alternation needs quant",)),
         (BASE + "    quant: {method: apot, w_bits: 2, a_bits: 2}\n", ("family: quantized",)),
         (BASE.replace("family: standard", "family: quantized"), ("quant is missing",)),
+        (QUANTIZED.format("method: apot, w_bits: 8, a_bits: 8"), ("models.tiny", "no w_bits=8", "'uniform'")),
+        (QUANTIZED.format("method: xnor, w_bits: 1, a_bits: 2"), ("models.tiny", "no a_bits=2")),
+        (QUANTIZED.format("method: qdrop, w_bits: 4, a_bits: 4, edge_bits: 16"), ("models.tiny", "edge_bits=16")),
         (BASE.replace("zoo:digits-resnet8", "os:system"), ("models.tiny.arch",)),
         ("version: 2\nmodels: {}\n", ("version: expected 1",)),
         ("version: 1\nmodels: []\n", ("models: expected a mapping",)),

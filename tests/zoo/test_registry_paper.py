@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from zoo.build import InputWrapper, create
+from zoo.quant.convert import check_spec
 from zoo.recipes.order import needs
 from zoo.recipes.plan import OPTIONS, plan
 from zoo.registry import load
@@ -109,6 +110,15 @@ def test_quantised_entries_say_their_bits_in_their_names():
         assert (found is None) == (entry.quant is None), name
         if found and entry.quant:
             assert entry.w_bits == entry.a_bits == int(found[1])
+
+
+def test_every_network_can_be_quantised_as_its_entry_says():
+    for entry in load().values():
+        if entry.quant is not None:
+            check_spec(entry.quant)
+    for name in PAPER["Table I"] | PAPER["Table V"]:
+        quant = REGISTRY[name].quant
+        assert quant is None or quant.w_bits < 8 or quant.method == "uniform", f"{name}: APoT's levels end at 6 bits"
 
 
 def test_what_has_no_published_weights_has_a_recipe_or_says_why():

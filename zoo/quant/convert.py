@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import parametrize
 
+from zoo.bitwidths import bitwidth_problem
 from zoo.entry import QuantSpec, State
 from zoo.errors import UserError, did_you_mean
 from zoo.quant import classic
@@ -25,16 +26,16 @@ _NORMS = (_BatchNorm, nn.GroupNorm, nn.LayerNorm)
 WeightMaker = Callable[[int, Tensor], Q.WeightQuantizer]
 ActivationMaker = Callable[[int], Q.ActivationQuantizer]
 
-METHODS: dict[str, tuple[tuple[int, ...], tuple[int, ...], WeightMaker, ActivationMaker]] = {
-    "apot": ((2, 3, 4, 5, 6), (2, 3, 4, 5, 6), lambda bits, w: Q.ApotWeight(bits), Q.ApotActivation),
-    "bnn": ((1,), (1,), classic.BnnWeight, classic.SignActivation),
-    "dorefa": (tuple(range(1, 9)), tuple(range(1, 9)), classic.DorefaWeight, classic.DorefaActivation),
-    "pact": (tuple(range(2, 9)), tuple(range(2, 9)), classic.DorefaWeight, classic.PactActivation),
-    "qdrop": (tuple(range(2, 9)), tuple(range(2, 9)), RoundedWeight, DroppingActivation),
-    "uniform": (tuple(range(2, 9)), tuple(range(2, 9)), Q.UniformWeight, Q.UniformActivation),
-    "xnor": ((1,), (1,), classic.XnorWeight, classic.SignActivation),
+METHODS: dict[str, tuple[WeightMaker, ActivationMaker]] = {
+    "apot": (lambda bits, w: Q.ApotWeight(bits), Q.ApotActivation),
+    "bnn": (classic.BnnWeight, classic.SignActivation),
+    "dorefa": (classic.DorefaWeight, classic.DorefaActivation),
+    "pact": (classic.DorefaWeight, classic.PactActivation),
+    "qdrop": (RoundedWeight, DroppingActivation),
+    "uniform": (Q.UniformWeight, Q.UniformActivation),
+    "xnor": (classic.XnorWeight, classic.SignActivation),
 }
-"""Bitwidths of weights and of activations by method, and what makes its quantisers."""
+"""What makes a method's quantisers; `zoo.bitwidths` says which bitwidths it has."""
 
 
 def layers(model: nn.Module) -> dict[str, nn.Module]:
@@ -108,21 +109,9 @@ def check_spec(spec: QuantSpec) -> None:
             f"unknown quantisation method {spec.method!r}{did_you_mean(spec.method, METHODS)}; "
             f"choose one of {', '.join(sorted(METHODS))}"
         )
-    w_choices, a_choices, _, _ = METHODS[spec.method]
-    for field, bits, choices in (("w_bits", spec.w_bits, w_choices), ("a_bits", spec.a_bits, a_choices)):
-        if bits not in (*choices, 32):
-            hint = "; for 7 or 8 bits use method 'uniform', for 1 bit 'xnor' or 'bnn'" if spec.method == "apot" else ""
-            raise UserError(
-                f"method {spec.method!r} has no {field}={bits}: choose one of {', '.join(map(str, choices))}, "
-                f"or 32 for full precision{hint}"
-            )
-    most = 8 if spec.method == "qdrop" else 16
-    least = 1 if spec.method == "bnn" else 2
-    if not (least <= spec.edge_bits <= most or spec.edge_bits == 32):
-        raise UserError(
-            f"edge_bits={spec.edge_bits} is not possible with method {spec.method!r}: choose {least} to {most}, "
-            "or 32 for full precision"
-        )
+    problem = bitwidth_problem(spec.method, spec.w_bits, spec.a_bits, spec.edge_bits)
+    if problem is not None:
+        raise UserError(problem)
 
 
 def quantize(
@@ -178,7 +167,7 @@ def _edge_bits(spec: QuantSpec, first: bool) -> tuple[int, int]:
 def _attach(layer: nn.Module, name: str, method: str, w_bits: int, a_bits: int, *, edge: bool) -> None:
     """Give one layer its quantisers; 32 bits give none."""
     weight = cast(Tensor, layer.weight)
-    _, _, weight_maker, activation_maker = METHODS[method]
+    weight_maker, activation_maker = METHODS[method]
     if w_bits != 32:
         plain = edge and method != "qdrop" and w_bits > 1  # QDrop learns the rounding of edge layers too
         quantizer = Q.EdgeWeight(w_bits) if plain else weight_maker(w_bits, weight)
