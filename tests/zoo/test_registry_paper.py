@@ -121,6 +121,12 @@ def test_every_network_can_be_quantised_as_its_entry_says():
         assert quant is None or quant.w_bits < 8 or quant.method == "uniform", f"{name}: APoT's levels end at 6 bits"
 
 
+def test_binarised_networks_have_their_sources_edges():
+    """BNN binarises every layer; XNOR-Net leaves the first and the last one alone."""
+    edges = {e.quant.method: e.quant.edge_bits for e in REGISTRY.values() if e.quant and e.quant.w_bits == 1}
+    assert edges == {"bnn": 1, "xnor": 32}
+
+
 def test_what_has_no_published_weights_has_a_recipe_or_says_why():
     for name, entry in REGISTRY.items():
         assert entry.weights or entry.recipe or entry.notes, name
