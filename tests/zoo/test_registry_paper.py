@@ -143,6 +143,15 @@ def test_qaa_entries_follow_the_paper():
     assert after_training.alternation and after_training.alternation.states == ("fp", "wa")
 
 
+@pytest.mark.parametrize("name", ["digits-resnet14-2bit-qdrop-qaa", "vgg16-2bit-qdrop-qaa"])
+def test_qaa_after_training_copies_the_net_that_it_is_compared_with(name):
+    """Quantising once more would compare two nets, not two ways to attack one."""
+    entry = load()[name]
+    start = load()[name.removesuffix("-qaa")]
+    assert entry.recipe and entry.recipe.start == start.name and entry.quant == start.quant
+    assert start.recipe and start.recipe.options.get("latent"), "Alg. 2 returns to the full-precision weights"
+
+
 @pytest.mark.parametrize("name", [n for n, e in load().items() if e.recipe and e.recipe.kind in OPTIONS])
 def test_every_recipe_is_complete(name):
     assert plan(load()[name]).batch_size >= 1
