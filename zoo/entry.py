@@ -16,6 +16,9 @@ Family = Literal["standard", "adversarial", "quantized"]
 State = Literal["fp", "w", "a", "wa"]
 """Which parts of a quantised model are quantised: nothing, weights, activations, or both."""
 
+_LOADING = ("checkpoint_path", "cache_dir", "pruned", "kwargs_filter")
+"""Arguments of timm's, besides those named pretrained..., that make it read files of its own choice."""
+
 
 class Record(BaseModel):
     """Base of every record: strict types, no unknown keys, immutable, hashable by value."""
@@ -150,6 +153,14 @@ class ModelEntry(Record):
     aliases: tuple[Name, ...] = ()
     cite: str | None = None
     notes: str | None = None
+
+    @model_validator(mode="after")
+    def _architecture_alone(self) -> ModelEntry:
+        """Keep weights out of arch_args: timm loads what it is told to there, unverified, as pickles that may run code."""
+        loading = [key for key in self.arch_args if key.startswith("pretrained") or key in _LOADING]
+        if self.arch.startswith("timm:") and loading:
+            raise ValueError(f"arch_args.{loading[0]}: an architecture loads no weights; name them in weights, with a sha256")
+        return self
 
     @model_validator(mode="after")
     def _consistent(self) -> ModelEntry:

@@ -248,3 +248,14 @@ def test_a_keymap_does_not_run_a_malicious_pickle_either(hub, run, tmp_path, rou
     with pytest.raises(UserError, match="cannot be read"):
         zoo.load("evil", registry=[tmp_path / "mine.yaml"])
     assert not marker.exists()
+
+
+def test_the_arguments_of_an_architecture_load_no_checkpoint(hub, run, tmp_path):
+    """Older versions of timm unpickle `checkpoint_path` and run what is in it."""
+    marker = tmp_path / "executed"
+    torch.save({"w": Marker(str(marker))}, tmp_path / "evil.pth")
+    (tmp_path / "w.safetensors").write_bytes(content(1))
+    weights = {"file": "w.safetensors", "sha256": hashlib.sha256(content(1)).hexdigest()}
+    evil = tiny(arch="timm:resnet18", arch_args={"checkpoint_path": str(tmp_path / "evil.pth")}, weights=weights)
+    refused(run({"evil": evil}, "eval", "evil"), "models.evil", "checkpoint_path", "loads no weights")
+    assert not marker.exists()

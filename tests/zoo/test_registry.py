@@ -106,6 +106,10 @@ def test_wildcards_match_in_natural_order_and_an_empty_match_is_an_error() -> No
         (QUANTIZED.format("method: apot, w_bits: 8, a_bits: 8"), ("models.tiny", "no w_bits=8", "'uniform'")),
         (QUANTIZED.format("method: xnor, w_bits: 1, a_bits: 2"), ("models.tiny", "no a_bits=2")),
         (QUANTIZED.format("method: qdrop, w_bits: 4, a_bits: 4, edge_bits: 16"), ("models.tiny", "edge_bits=16")),
+        *[
+            (BASE.replace("zoo:digits-resnet8", f"timm:resnet18\n    arch_args: {{{key}: a}}"), ("models.tiny", key))
+            for key in ("checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir")
+        ],
         (BASE.replace("zoo:digits-resnet8", "os:system"), ("models.tiny.arch",)),
         ("version: 2\nmodels: {}\n", ("version: expected 1",)),
         ("version: 1\nmodels: []\n", ("models: expected a mapping",)),
