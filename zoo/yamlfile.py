@@ -12,6 +12,8 @@ from pydantic import BaseModel, ValidationError
 from zoo.errors import UserError
 
 MAX_BYTES = 4 * 1024 * 1024
+MAX_NODES = 1_000_000
+"""Scalars, lists and mappings of a file, each counted as often as aliases repeat it."""
 _Base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 R = TypeVar("R", bound=BaseModel)
 
@@ -30,6 +32,25 @@ class _Loader(_Base):  # type: ignore[misc]
             seen.add(key)
         self.flatten_mapping(node)
         return {self.construct_object(k, deep=True): self.construct_object(v, deep=True) for k, v in node.value}
+
+    def get_single_node(self) -> Any:
+        """Compose the document, and refuse it before construction when its aliases stand for too much."""
+        node = super().get_single_node()
+        if node is not None and _expanded(node, {}) > MAX_NODES:
+            problem = f"its aliases repeat one another to more than {MAX_NODES} values"
+            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
+        return node
+
+
+def _expanded(node: Any, counts: dict[int, int]) -> int:
+    """Return how many values a node stands for, looking at each node once however often aliases name it."""
+    if isinstance(node, yaml.ScalarNode):
+        return 1
+    if id(node) not in counts:
+        counts[id(node)] = 0  # a node inside itself is refused later
+        children = node.value if isinstance(node, yaml.SequenceNode) else [part for pair in node.value for part in pair]
+        counts[id(node)] = 1 + sum(_expanded(child, counts) for child in children)
+    return counts[id(node)]
 
 
 _Loader.add_constructor("tag:yaml.org,2002:map", lambda loader, node: loader.construct_mapping(node))

@@ -20,6 +20,11 @@ models:
     input: {size: 16, channels: 1, mean: [0.5], std: [0.5]}
 """
 
+BOMB = (
+    "l0: &l0 [x]\n"
+    + "".join(f"l{i}: &l{i} {{a: [*l{i - 1}, *l{i - 1}, *l{i - 1}, *l{i - 1}], b: *l{i - 1}}}\n" for i in range(1, 15))
+    + "version: 1\nmodels: *l14\n"
+)
 QUANTIZED = BASE.replace("standard", "quantized").replace("{", "{{").replace("}", "}}") + "    quant: {{{}}}\n"
 
 
@@ -118,6 +123,7 @@ def test_wildcards_match_in_natural_order_and_an_empty_match_is_an_error() -> No
         ("- 1\n", ("expected a mapping at the top",)),
         ("version: 1\nmodels: !!python/object/apply:os.system ['true']\n", ("could not determine a constructor",)),
         ("version: 1\nmodels: &a {b: *a}\n", ("recursive",)),
+        (BOMB, ("aliases repeat one another", "1000000")),
         ("version: 1\nmodels: {a: [[[" + "[" * 5000 + "\n", ("mine.yaml",)),
         ("version: 1\nmodels: {2024-01-01: {}}\n", ("is not a string",)),
         ("version: 1\nmodels: {a: {notes: 2024-01-01}}\n", ("not plain text",)),
