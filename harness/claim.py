@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from harness.results import read_rows, write_row
+from harness.results import read_clean, read_rows, write_clean, write_row
 from harness.snapshot import Snapshot
 from harness.versions import begin
 from zoo.errors import UserError
@@ -32,6 +32,7 @@ def claim_folder(folder: Path, snapshot: Snapshot) -> Snapshot:
             for row in read_rows(folder):
                 if row.suite_digest == known.digest != snapshot.digest:
                     write_row(folder, row.model_copy(update={"suite_digest": snapshot.digest}))
+            _adopt_clean(folder, known.digest, snapshot.digest)
         elif any((folder / "rows").glob("*.json")):
             name = snapshot.suite.name
             raise UserError(
@@ -44,3 +45,11 @@ def claim_folder(folder: Path, snapshot: Snapshot) -> Snapshot:
     if folder.name == f"v{snapshot.suite.version}":
         begin(folder, snapshot.suite)
     return snapshot
+
+
+def _adopt_clean(folder: Path, before: str, now: str) -> None:
+    """Keep the clean predictions of targets that are what they were when others join them."""
+    if (folder / "clean.json").is_file():
+        clean = read_clean(folder)
+        if clean.suite_digest == before != now:
+            write_clean(folder, clean.model_copy(update={"suite_digest": now}))

@@ -203,18 +203,24 @@ def _job(work: Work, job: Job, clean: Clean, targets: list[str]) -> None:
     bench = workbench(context)
     template = _template(bench, job, work.snapshot)
     path = report.folder / "rows" / template(outcomes={}, failures={"none": "-"}).filename
-    if _known(path, template, targets, report.blocked) is not None:
+    known = _known(path, template)
+    if known is not None and all(t in known.outcomes or t in report.blocked for t in targets):
         report.reused.append(path)
         return
     title = f"{job.substitute} x {job.attack}" + (f" seed {job.seed}" if job.seed else "")
     crafted = _craft(work, f"crafting {title}", job)
+    others = {t: outcome for t, outcome in known.outcomes.items() if t not in targets} if known else {}
+    if known is not None and known.images_sha256 != shards.digest(crafted.images):  # other code: what is there is scored anew
+        gone = absent_models(bench, others)
+        targets, others = [*targets, *(t for t in others if t not in gone and t in clean.predictions)], {}
     ready = [t for t in targets if t not in report.blocked]
     found = _score(work, f"scoring {title}", job, crafted.images, ready)
-    outcomes = {t: Outcome(clean=clean.predictions[t], adv=adv) for t, adv in found.items()}
+    outcomes = others | {t: Outcome(clean=clean.predictions[t], adv=adv) for t, adv in found.items()}
+    reasons = {**(known.failures if known else {}), **report.blocked}
     order = context.suite.target_names
     row = template(
         outcomes={t: outcomes[t] for t in order if t in outcomes},
-        failures={t: report.blocked.get(t, "not run") for t in order if t not in outcomes},
+        failures={t: reasons.get(t, "not run") for t in order if t not in outcomes},
         crafted=crafted,
     )
     report.written.append(write_row(report.folder, row))
@@ -286,17 +292,13 @@ def _template(bench: Workbench, job: Job, snapshot: Snapshot) -> Callable[..., R
     return make
 
 
-def _known(path: Path, template: Callable[..., Row], targets: list[str], blocked: dict[str, str]) -> Row | None:
-    """Return the row that is there when it is of this suite, attack and substitute and lacks nothing that could be scored."""
+def _known(path: Path, template: Callable[..., Row]) -> Row | None:
+    """Return the row that is there, with as many targets as it has, when it is of this suite and this job."""
     if not path.is_file():
         return None
     row = read_row(path)
     fresh = template(outcomes={}, failures={"none": "-"})
-    same = all(
-        getattr(row, key) == getattr(fresh, key)
-        for key in ("suite_digest", "job_sha256", "limit")
-    )
-    return row if same and all(t in row.outcomes or t in blocked for t in targets) else None
+    return row if all(getattr(row, key) == getattr(fresh, key) for key in ("suite_digest", "job_sha256", "limit")) else None
 
 
 def _unwrap(result: R | UserError) -> R:
