@@ -15,7 +15,7 @@ from harness.score import score
 from harness.selection import Job
 from harness.snapshot import Snapshot, take
 from harness.stats import proportion
-from harness.workbench import Context, Workbench, workbench
+from harness.workbench import Context, Workbench, forget, workbench
 from zoo.errors import UserError
 
 
@@ -76,6 +76,7 @@ def reproduce(path: Path, device: str = "cpu", overlays: tuple[str, ...] = ()) -
     row = read_row(path)
     snapshot = Snapshot.read(path.parent.parent)
     with tempfile.TemporaryDirectory() as scratch:
+        forget()
         context = Context(snapshot.suite, overlays, device, row.limit, scratch)
         bench = workbench(context)
         job = checked_job(bench, row, snapshot)

@@ -41,7 +41,7 @@ from harness.selection import Job
 from harness.snapshot import Snapshot, take
 from harness.suite import Suite
 from harness.unfinished import Request, remembered
-from harness.workbench import Context, Workbench, workbench
+from harness.workbench import Context, Workbench, forget, workbench
 from zoo.errors import UserError
 from zoo.intervals import wilson
 
@@ -93,6 +93,7 @@ def run(suite: Suite, request: Request, out: Path, notify: Notify | None = None)
     check_device(request.device)
     single_thread()
     limit = None if request.limit is None or request.limit >= (suite.data.limit or sys.maxsize) else request.limit
+    forget()
     context = Context(suite, request.overlays, request.device, limit)
     bench = workbench(context)
     for name in dict.fromkeys(job.attack for job in jobs):

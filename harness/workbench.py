@@ -60,9 +60,9 @@ class Workbench:
         self._targets: OrderedDict[str, nn.Module] = OrderedDict()
         self._substitutes: dict[tuple[str, ...], Crafter] = {}
 
-    @property
+    @cached_property
     def registry(self) -> Registry:
-        """The registry with the overlays of the run, as its files are now."""
+        """The registry with the overlays of the run, as its files were at its start."""
         return registries.load(self.context.overlays)
 
     @cached_property
@@ -219,6 +219,12 @@ def _bytes(model: nn.Module) -> int:
 
 
 _current: tuple[Context, Workbench] | None = None
+
+
+def forget() -> None:
+    """Let the next task of this process start from the registry and the weights as they are then."""
+    global _current
+    _current = None
 
 
 def workbench(context: Context) -> Workbench:

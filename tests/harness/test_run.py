@@ -319,3 +319,12 @@ def test_rows_of_a_substitute_that_left_the_suite_stay_white_box(suite: Suite, t
     report = run(load_suite(str(fewer)), tmp_path / "out", Selection(attacks=("mim",)), workers=1)
     line = load(report.folder).line("digits-resnet14-2bit", "mim")
     assert dict(zip(line.frame.targets, line.whitebox.tolist(), strict=True))["digits-resnet14"]
+
+
+def test_weights_that_are_replaced_between_runs_of_one_process_are_loaded_anew(suite: Suite, tmp_path: Path) -> None:
+    part = Selection(attacks=("mim",), substitutes=("digits-resnet14",), targets=("digits-vgg",))
+    first = run(suite, tmp_path / "a", part, workers=1, overlays=overlay(tmp_path, 9.0))
+    second = run(suite, tmp_path / "b", part, workers=1, overlays=overlay(tmp_path, 0.305))
+    fresh = run(suite, tmp_path / "c", part, workers=1)
+    found = [read_clean(report.folder).predictions["digits-vgg"] for report in (first, second, fresh)]
+    assert found[0] != found[1] == found[2]
