@@ -105,9 +105,9 @@ def run(suite: Suite, request: Request, out: Path, notify: Notify | None = None)
     blocked = absent_models(bench, [*targets, *dict.fromkeys(m for j in jobs for m in suite.substitute(j.substitute).models)])
     snapshot = take(bench, blocked)
     executor = open_executor(request.executor, request.device, request.workers, request.address, request.gpus)
-    with exclusive(report.folder), cache_in_use(context.cache_folder), remembered(report.folder, request):
+    with exclusive(report.folder), cache_in_use(context.cache_folder):
         snapshot = claim_folder(report.folder, snapshot)
-        with executor as opened:
+        with executor as opened, remembered(report.folder, request, suite):
             work = Work(context, snapshot, opened, notify or (lambda what, done, total: None), report, request.batch_size)
             clean = predict_clean(work, [t for t in targets if t not in blocked])
             blocked |= gate(bench, clean, [t for t in targets if t not in blocked])

@@ -7,8 +7,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
+from pydantic import Field
+
 from harness.files import atomic_write, read_record, remove
 from harness.selection import Selection
+from harness.suite import Suite
 from zoo.entry import Record
 from zoo.errors import UserError
 
@@ -39,21 +42,54 @@ class Request(Record):
         return Selection(self.attacks, self.substitutes, self.targets, self.seeds)
 
 
+class Pending(Record):
+    """The runs of a folder that did not come to their end."""
+
+    requests: tuple[Request, ...] = Field(min_length=1)
+    """What they were asked for, the latest last."""
+
+
 @contextmanager
-def remembered(folder: Path, request: Request) -> Iterator[None]:
-    """Keep the request in the folder while a run is at work, and after it when it did not come to its end."""
-    path = folder / "run.json"
+def remembered(folder: Path, request: Request, suite: Suite) -> Iterator[None]:
+    """Keep the request in the folder while a run of the suite is at work, and after it when it did not come to its end.
+
+    Requests of earlier runs stay there until one that asks for all that they did comes to its end.
+    """
     if not request.suite:
         request = request.model_copy(update={"suite": str(folder / "suite.yaml")})
-    atomic_write(path, request.model_dump_json(indent=1) + "\n")
+    others = tuple(earlier for earlier in _read(folder) if not _covers(request, earlier, suite))
+    _write(folder, (*others, request))
     yield
-    remove(path)
+    _write(folder, others)
+
+
+def _covers(request: Request, earlier: Request, suite: Suite) -> bool:
+    """Whether all that an earlier request asked for is asked for again; how it is computed does not matter."""
+    if (request.suite, request.overlays) != (earlier.suite, earlier.overlays):
+        return False
+    try:
+        now, then = (set(r.selection.bring(suite)[0].jobs(suite)) for r in (request, earlier))
+    except UserError:  # the suite has changed since, or the attacks of both share an id
+        return False
+    return then <= now and (not request.targets or (bool(earlier.targets) and set(earlier.targets) <= set(request.targets)))
+
+
+def _read(folder: Path) -> tuple[Request, ...]:
+    path = folder / "run.json"
+    return read_record(path, Pending, "delete it and run the suite again").requests if path.is_file() else ()
+
+
+def _write(folder: Path, requests: tuple[Request, ...]) -> None:
+    path = folder / "run.json"
+    if requests:
+        atomic_write(path, Pending(requests=requests).model_dump_json(indent=1) + "\n")
+    else:
+        remove(path)
 
 
 def unfinished(folder: Path) -> Request | None:
-    """Return the request of a run that did not come to its end in this folder, or None."""
-    path = folder / "run.json"
-    return read_record(path, Request, "delete it and run the suite again") if path.is_file() else None
+    """Return the request of the latest run that did not come to its end in this folder, or None."""
+    return next(reversed(_read(folder)), None)
 
 
 def only_unfinished(out: Path, suite: str = "*") -> Path:

@@ -72,9 +72,12 @@ def resume_command(suite_name: str | None, out: Path, as_json: bool) -> None:
     """
     from harness.unfinished import only_unfinished, unfinished
 
-    request = unfinished(only_unfinished(out, suite_name or "*"))
+    folder = only_unfinished(out, suite_name or "*")
+    request = unfinished(folder)
     assert request is not None
     _run(request, out, as_json)
+    if unfinished(folder) is not None:
+        click.echo("another run stopped in that folder before this one; go on with it: harness resume", err=True)
 
 
 @click.command("plan")
