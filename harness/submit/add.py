@@ -24,6 +24,7 @@ from harness.submit.measure import ALIKE, Judge, agree, check_claim, judge, like
 from harness.submit.naming import refuse_taken, reserved
 from harness.submit.record import FILE
 from harness.suite import Suite
+from harness.versions import begin
 from zoo.errors import UserError
 
 SUBMISSIONS = "submissions"
@@ -213,6 +214,8 @@ def _write(claim: Claim, bar: Judge, rows: Sequence[Row], added: Added) -> None:
     folder = added.folder
     with exclusive(folder):
         claim_folder(folder, bar.snapshot)
+        if claim.bench.context.limit is None:
+            begin(folder, claim.suite)
         write_clean(folder, bar.clean)
         store = folder / SUBMISSIONS / claim.source.submission.name
         atomic_write(store / FILE, claim.bundle.read(f"source/{FILE}"))

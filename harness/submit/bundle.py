@@ -8,6 +8,7 @@ import json
 import os
 import re
 import stat
+import struct
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -42,6 +43,7 @@ PART = (
     r"|rows/[a-z0-9][a-z0-9.-]{0,200}\.json)$"
 )
 PartName = Annotated[str, StringConstraints(pattern=PART)]
+SIGNATURE, END, END_BYTES = b"PK\x05\x06", struct.Struct("<4s4H2LH"), 2**16 + 22
 _STAMP = (1980, 1, 1, 0, 0, 0)
 
 
@@ -162,10 +164,30 @@ class Bundle:
 
 def _open_zip(path: Path) -> zipfile.ZipFile:
     refuse_link(path)
+    _check_directory(path)
     try:
         return zipfile.ZipFile(path)
     except (zipfile.BadZipFile, OSError, ValueError) as error:
         raise UserError(f"{path} is neither a folder nor a zip file ({str(error)[:120]})") from error
+
+
+def _check_directory(path: Path) -> None:
+    """Refuse an archive whose list of members is longer than a bundle's can be, before it is read into memory.
+
+    Raises:
+        UserError: so it is, or there is none.
+    """
+    with path.open("rb") as stream:
+        stream.seek(max(0, stream.seek(0, os.SEEK_END) - END_BYTES))
+        tail = stream.read()
+    exact = len(tail) - END.size
+    plain = exact >= 0 and tail[exact : exact + 4] == SIGNATURE and tail.endswith(b"\0\0")
+    start = exact if plain else tail.rfind(SIGNATURE)
+    if start < 0 or len(tail) - start < END.size:
+        raise UserError(f"{path} is neither a folder nor a zip file (its end is missing)")
+    size: int = END.unpack_from(tail, start)[5]
+    if size > MAX_PARTS * 400:
+        raise UserError(f"{path}: its list of members takes {size} bytes, more than {MAX_PARTS} parts need")
 
 
 def _zip_sizes(archive: zipfile.ZipFile, path: Path) -> dict[str, int]:

@@ -27,6 +27,7 @@ MAX_FILE = 64 * 2**20
 MAX_FILES = 20000
 DIFF_LINES = 120
 NEW = re.compile(rf"rows/[a-z0-9][a-z0-9.-]*\.json|{SUBMISSIONS}/[a-z0-9][a-z0-9.-]*/({FILE}|[a-z_][a-z0-9_]*\.py)")
+LOCK = ".lock"
 BOARD = ("board.md", "board.csv", "board.json")
 """Files that are held against the rows, byte by byte."""
 
@@ -93,7 +94,7 @@ def _files(root: Path) -> set[str]:
     for folder, folders, files in os.walk(root):
         for name in [*folders, *files]:
             refuse_link(Path(folder) / name)
-        found |= {(Path(folder) / name).relative_to(root).as_posix() for name in files}
+        found |= {(Path(folder) / name).relative_to(root).as_posix() for name in files if name != LOCK}
         if len(found) > MAX_FILES:
             raise UserError(f"{root} holds more than {MAX_FILES} files")
     return found

@@ -279,6 +279,18 @@ def test_a_damaged_zip_is_stopped(scene: Scene, tmp_path: Path) -> None:
     stopped(scene, tmp_path, path, "neither a folder nor a zip file")
 
 
+def test_an_endless_list_of_members_is_stopped(scene: Scene, tmp_path: Path) -> None:
+    path = _zip(tmp_path / "b.zip", [(f"rows/a{i}.json", b"") for i in range(9000)], stage.unpack(scene.pictures))
+    stopped(scene, tmp_path, path, "its list of members takes .* bytes")
+
+
+def test_a_bundle_that_is_no_archive_is_stopped(scene: Scene, tmp_path: Path) -> None:
+    for n, data in enumerate((b"", b"x" * 100, b"PK\x05\x06", stage.pickled([1], new_format=False))):
+        path = tmp_path / f"{n}.zip"
+        path.write_bytes(data)
+        stopped(scene, tmp_path / str(n), path, "neither a folder nor a zip file")
+
+
 def _unzipped(scene: Scene, place: Path) -> Path:
     with zipfile.ZipFile(scene.pictures) as archive:
         archive.extractall(place / "bundle")
