@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from zoo.entry import Input, ModelEntry
 from zoo.errors import UserError
 from zoo.hub.cache import sha256_of
-from zoo.store import built_path, cache_root
+from zoo.store import built_path, cache_root, verified_path
 
 
 class InputWrapper(nn.Module):
@@ -149,11 +149,11 @@ def weights_path(entry: ModelEntry) -> Path:
     Raises:
         UserError: there is none; the message names the command that makes or pins it.
     """
-    built = built_path(entry.name)
-    if entry.weights is not None and (entry.weights.sha256 or built is None):
+    if entry.weights is not None and (entry.weights.sha256 or built_path(entry.name) is None):
         from zoo.hub import fetch
 
         return fetch(entry.name, entry.weights, cache=cache_root())
+    built = verified_path(entry.name)
     if built is not None:
         return built
     raise UserError(missing_message(entry))

@@ -13,7 +13,8 @@ from zoo.registry import Registry
 def availability(entry: ModelEntry) -> str:
     """Say in one word where the bytes would come from: bundled, cache, built, hub, url, file, build, unpinned, missing.
 
-    Build is a recipe. Unpinned is what the registry names without a sha256: `zoo lock` fills it in, or `zoo pull --unpinned` takes what comes.
+    Build is a recipe. Unpinned is what the registry names without a sha256: `zoo lock` fills it in, or `zoo pull --unpinned`
+    takes what comes.
     """
     from zoo.pulling import step
 

@@ -30,7 +30,7 @@ class Step:
 
 
 def step(entry: ModelEntry, cache: Cache | None = None, *, unpinned: bool = False) -> Step:
-    """Return the best route to a model; nothing is requested."""
+    """Return the best route to a model; nothing is requested and nothing is hashed."""
     built = built_path(entry.name)
     cache = cache or Cache()
     weights = pinned(entry.name, entry.weights, cache) if entry.weights else None

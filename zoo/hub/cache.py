@@ -97,7 +97,7 @@ class Cache:
         if not path.is_file():
             return None
         stamp = self._stamp(path)
-        if stamp.get("state") == _state(path) or self._restamp(path, stamp):
+        if stamp.get("state") == state_of(path) or self._restamp(path, stamp):
             return path
         self.remove(sha256)
         return None
@@ -122,14 +122,14 @@ class Cache:
 
     def _write_stamp(self, path: Path, stamp: dict[str, Any]) -> None:
         with suppress(OSError):  # in a cache that others own, the file is hashed each time instead
-            write_atomically(path.with_name(f"{path.name}.json"), json.dumps({**stamp, "state": _state(path)}).encode())
+            write_atomically(path.with_name(f"{path.name}.json"), json.dumps({**stamp, "state": state_of(path)}).encode())
 
     def _stamp(self, path: Path) -> dict[str, Any]:
-        return _read_json(path.with_name(f"{path.name}.json"))
+        return read_json(path.with_name(f"{path.name}.json"))
 
     def recorded(self, source: str) -> str | None:
         """Return the sha256 that a source had when it was first fetched, or None."""
-        return _read_json(self.folder / "refs" / f"{key_of(source)}.json").get("sha256")
+        return read_json(self.folder / "refs" / f"{key_of(source)}.json").get("sha256")
 
     def record(self, source: str, sha256: str) -> None:
         """Remember the sha256 of a pinned source."""
@@ -157,11 +157,11 @@ class Cache:
     def forget(self, sha256: str) -> None:
         """Drop the records that name a file, so that another may be accepted in its place."""
         for path in (self.folder / "refs").glob("*.json"):
-            if _read_json(path).get("sha256") == sha256:
+            if read_json(path).get("sha256") == sha256:
                 path.unlink()
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
     """Return what a small file of the cache says, or nothing when it is missing or spoilt."""
     try:
         found = json.loads(path.read_text())
@@ -170,7 +170,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _state(path: Path) -> list[int]:
+def state_of(path: Path) -> list[int]:
     """Return what changes when a file is written to; the change time cannot be set back by a program."""
     stat = path.stat()
     return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]

@@ -60,6 +60,7 @@ def pull(
     """
     from zoo.hub import Options, pull_many
     from zoo.pulling import advice, step
+    from zoo.store import verified_path
 
     if not names and not suites:
         raise UserError("name the models to pull, such as zoo pull resnet34, or a suite with --suite")
@@ -75,8 +76,13 @@ def pull(
     for s in steps:
         name = s.entry.name
         pulled = results.get(name)
-        path = str(pulled.path) if pulled and pulled.path else made.get(name) or (s.where if s.kind == "built" else None)
+        path = str(pulled.path) if pulled and pulled.path else made.get(name)
         error = pulled.error if pulled else None
+        if s.kind == "built":
+            try:
+                path = str(verified_path(name))
+            except UserError as altered:
+                error = str(altered)
         rows.append({"name": name, "route": s.kind, "path": path, "error": None if path else error or advice(s, registry)})
     if as_json:
         click.echo(json.dumps(rows, indent=2))
@@ -128,7 +134,8 @@ def _build(steps: list[Step], registry: Registry, device: str, *, asked: bool) -
 def verify(overlays: tuple[Path, ...], /, names: tuple[str, ...], as_json: bool) -> None:
     """Hash again every file on this machine, or those of NAMES, and report what is altered, missing or unlisted.
 
-    Nothing is removed: zoo pull replaces an altered file of the cache. Exits with 1 when a file is altered.
+    Files that were built here are compared with the logs of their builds. Nothing is removed: zoo pull replaces an altered
+    file of the cache, zoo build one that was built. Exits with 1 when a file is altered.
 
     \b
     Examples:
@@ -136,10 +143,12 @@ def verify(overlays: tuple[Path, ...], /, names: tuple[str, ...], as_json: bool)
       zoo verify 'resnet34*' --json
     """
     from zoo.hub import verify_all
+    from zoo.store import check_built
 
     registry = open_registry(overlays)
-    models = {e.name: e.weights for e in _chosen(registry, names) if e.weights}
-    verdicts = verify_all(models, unlisted=not names)
+    chosen = _chosen(registry, names)
+    models = {e.name: e.weights for e in chosen if e.weights}
+    verdicts = verify_all(models, unlisted=not names) + check_built([e.name for e in chosen] if names else None)
     missing = [v for v in verdicts if v.status == "missing"]
     shown = verdicts if as_json or names else [v for v in verdicts if v.status != "missing"]
     emit([vars(v) for v in shown], as_json, {"status": "status", "name": "name", "path": "file", "detail": "detail"})
@@ -267,22 +276,24 @@ def validate(overlays: tuple[Path, ...], /, names: tuple[str, ...], strict: bool
 
 @click.group()
 def cache() -> None:
-    """Show or empty the folder of downloaded files ($ZOO_CACHE, otherwise zoo in the user's cache folder)."""
+    """Show or empty the folder of downloaded and built files ($ZOO_CACHE, otherwise zoo in the user's cache folder)."""
 
 
 @cache.command("list")
 @json_option
 @click.pass_obj
 def cache_list(overlays: tuple[Path, ...], /, as_json: bool) -> None:
-    """List the files in the cache with the models that they serve.
+    """List the files in the cache with the models that they serve, those that were built here last.
 
     \b
     Example:
       zoo cache list --json
     """
     from zoo.hub import Cache, cache_entries
+    from zoo.store import all_built, parts
 
     registry = open_registry(overlays)
+    built = all_built()
     found = cache_entries({e.name: e.weights for e in registry.values() if e.weights})
     rows = [
         {
@@ -293,36 +304,56 @@ def cache_list(overlays: tuple[Path, ...], /, as_json: bool) -> None:
         }
         for held, names in found
     ]
+    rows += [
+        {
+            "key": (b.sha256 or "") if as_json else (b.sha256 or "")[:12],
+            "size": b.size if as_json else human(b.size),
+            "models": [b.name],
+            "source": "built here",
+        }
+        for b in built
+    ]
     emit(rows, as_json, {"key": "key", "size": "size", "models": "models", "source": "from"})
-    click.echo(f"{len(found)} files, {human(sum(held.size for held, _ in found))} in {Cache().folder}", err=True)
+    total = sum(held.size for held, _ in found) + sum(b.size for b in built)
+    others = [f"{human(size)} in {part}" for part, size in parts().items() if part not in ("blobs", "built", "partial")]
+    beside = f"; beside them {', '.join(others)}" if others else ""
+    click.echo(f"{len(rows)} files, {human(total)} in {Cache().folder}{beside}", err=True)
 
 
 @cache.command("size")
 @json_option
 def cache_size(as_json: bool) -> None:
-    """Say how much the cache holds.
+    """Say how much the cache holds, and each of its folders.
 
     \b
     Example:
       zoo cache size
     """
     from zoo.hub import Cache
+    from zoo.store import parts
 
     folder = Cache().folder
     total = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
-    click.echo(json.dumps({"folder": str(folder), "size": total}) if as_json else f"{human(total)} in {folder}")
+    found = parts()
+    if as_json:
+        click.echo(json.dumps({"folder": str(folder), "size": total, "parts": found}))
+        return
+    click.echo(f"{human(total)} in {folder}")
+    for part, size in found.items():
+        click.echo(f"  {part}: {human(size)}")
 
 
 @cache.command("remove")
 @click.argument("names", nargs=-1)
 @click.option("--partial", is_flag=True, help="Unfinished downloads.")
 @click.option("--unlisted", is_flag=True, help="Files that no entry of the registry names.")
-@click.option("--all", "everything", is_flag=True, help="Every downloaded file.")
+@click.option("--built", is_flag=True, help="Every file that was built here.")
+@click.option("--all", "everything", is_flag=True, help="Every downloaded file; those that were built here are kept.")
 @click.pass_obj
 def cache_remove(
-    overlays: tuple[Path, ...], /, names: tuple[str, ...], partial: bool, unlisted: bool, everything: bool
+    overlays: tuple[Path, ...], /, names: tuple[str, ...], partial: bool, unlisted: bool, built: bool, everything: bool
 ) -> None:
-    """Remove the files of NAMES (models, wildcards, or the first characters of a key) from the cache.
+    """Remove the files of NAMES (models, wildcards, or the first characters of a key) from the cache, downloaded or built.
 
     \b
     Examples:
@@ -330,13 +361,16 @@ def cache_remove(
       zoo cache remove --partial --unlisted
     """
     from zoo.hub import Cache, cache_entries
+    from zoo.store import all_built
 
-    if not (names or partial or unlisted or everything):
-        raise UserError("say what to remove: names, --partial, --unlisted or --all")
+    if not (names or partial or unlisted or built or everything):
+        raise UserError("say what to remove: names, --partial, --unlisted, --built or --all")
     registry = open_registry(overlays)
     held = cache_entries({e.name: e.weights for e in registry.values() if e.weights})
-    keys = {h.key for n in names for h, _ in held if len(n) >= 6 and h.key.startswith(n)}
-    models = [n for n in names if not any(h.key.startswith(n) for h, _ in held)]
+    ours = all_built()
+    known = {h.key for h, _ in held} | {b.sha256 for b in ours if b.sha256}
+    keys = {key for key in known for n in names if len(n) >= 6 and key.startswith(n)}
+    models = [n for n in names if not any(key.startswith(n) for key in known)]
     wanted = {e.name for e in registry.match(models)} if models else set()
     gone = [
         h
@@ -351,7 +385,9 @@ def cache_remove(
     for key in {h.key for h in gone}:
         freed += Cache().remove(key)
         Cache().forget(key)
-    click.echo(f"removed {len(gone)} files, {human(freed)}")
+    doomed = [b for b in ours if built or b.name in wanted or b.sha256 in keys]
+    freed += sum(b.remove() for b in doomed)
+    click.echo(f"removed {len(gone) + len(doomed)} files, {human(freed)}")
 
 
 COMMANDS = {"pull": pull, "verify": verify, "push": push, "lock": lock, "validate": validate, "cache": cache}

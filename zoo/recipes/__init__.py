@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from zoo.recipes.order import build_order, needs
 
 if TYPE_CHECKING:
-    from zoo.recipes.make import BuildReport, build
+    from zoo.recipes.make import build
+    from zoo.recipes.report import BuildReport
 
 __all__ = ["BuildReport", "build", "build_order", "needs"]
 
@@ -17,5 +18,5 @@ def __getattr__(name: str) -> object:
     if name in ("BuildReport", "build"):
         from importlib import import_module
 
-        return getattr(import_module("zoo.recipes.make"), name)
+        return getattr(import_module("zoo.recipes.make" if name == "build" else "zoo.recipes.report"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

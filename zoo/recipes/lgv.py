@@ -44,9 +44,8 @@ class Collector:
                 quant.save(self.fit.model.net, self._part(index), packed=False)
 
     def finish(self, out: Path, extra: dict[str, str]) -> None:
-        """Join the snapshots into one file and remove them."""
+        """Join the snapshots into one file."""
         join([self._part(index) for index in range(len(self.steps))], out, extra)
-        self.discard()
 
     def discard(self) -> None:
         """Remove the files of the snapshots."""

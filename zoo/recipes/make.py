@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,37 +18,20 @@ from zoo.build import InputWrapper
 from zoo.data import Dataset
 from zoo.entry import ModelEntry, State
 from zoo.evaluate import predictions
+from zoo.hub.cache import sha256_of
 from zoo.recipes.adversarial import Adversary
 from zoo.recipes.checkpoint import Checkpoint
 from zoo.recipes.lgv import Collector
 from zoo.recipes.order import needs
 from zoo.recipes.plan import AdversarialOptions, LgvOptions, Plan, PtqOptions, plan
 from zoo.recipes.ptq import Reconstruction
+from zoo.recipes.report import BuildReport, file_key, finished, in_use, training_key, write_log
 from zoo.recipes.runtime import Runtime, runtime
 from zoo.recipes.seeds import reproducible
 from zoo.recipes.start import begin
 from zoo.recipes.train import Fit
 
 Resolve = Callable[[str], nn.Module]
-
-
-@dataclass(frozen=True)
-class BuildReport:
-    """What a build made.
-
-    accuracies: top-1 in percent on the test images by state of the network ("fp" when it is not quantised); `top1` is that
-    of the state it is evaluated in. log: what was done, as stored in the file's metadata; `seconds` is kept out of it so
-    that building again gives the same bytes.
-    """
-
-    name: str
-    path: Path
-    sha256: str
-    size: int
-    top1: float
-    accuracies: dict[str, float]
-    seconds: float
-    log: dict[str, Any]
 
 
 def build(
@@ -62,6 +44,7 @@ def build(
     checkpoint: Path | None = None,
     progress: bool = False,
     device: str = "cpu",
+    keep: bool = False,
 ) -> BuildReport:
     """Make an entry's weights by its recipe and write them to `out`, whole or not at all.
 
@@ -77,6 +60,7 @@ def build(
         checkpoint: File to write after each epoch and to resume from; removed at the end.
         progress: Show a bar on stderr.
         device: Where to train, such as cuda:0; ignored under `accelerate launch`, which assigns devices.
+        keep: Leave `out` as it is when the same recipe made it from the same images and weights.
 
     Raises:
         UserError: the recipe is incomplete, does not fit its start or data, or diverges.
@@ -85,7 +69,15 @@ def build(
     place = runtime(device)
     began = time.perf_counter()
     with reproducible(settings.seed, place.device, settings.options.threads):
-        work = _prepare(entry, settings, resolve, data_train, place, out, checkpoint, progress)
+        others = {name: resolve(name).to(place.device) for name in needs(entry)}
+        training = training_key(entry, data_train, others.values())
+        key = file_key(entry, training, data_test)
+        found = finished(entry, out, key) if keep else None
+        place.wait()  # until every process has looked, before any may write
+        if found is not None:
+            return found
+        saved = Checkpoint(checkpoint, training) if checkpoint is not None else None
+        work = _prepare(entry, settings, others, data_train, place, out, saved, progress)
         try:
             work.fit.run()
             accuracies = _accuracies(work.fit.model, data_test, place.device, settings.states)
@@ -93,15 +85,20 @@ def build(
             seconds = round(time.perf_counter() - began, 1)
             if place.main:
                 _store(entry, work, out, log)
-                _write_sidecar(out, {"seconds": seconds, "device": str(place.device), "processes": place.world, **log})
+            place.wait()
+            sha256, size = sha256_of(out), out.stat().st_size
+            report = BuildReport(entry.name, out, sha256, size, in_use(accuracies), accuracies, seconds, log)
+            if place.main:
+                write_log(report, key=key, device=str(place.device), processes=place.world)
+                if saved is not None:
+                    saved.remove()
+                if work.collector is not None:
+                    work.collector.discard()
         finally:
             if work.collector is not None and checkpoint is None:
                 work.collector.discard()
     place.wait()
-    with out.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    top1 = accuracies["wa" if "wa" in accuracies else "fp"]
-    return BuildReport(entry.name, out, sha256, out.stat().st_size, top1, accuracies, seconds, log)
+    return report
 
 
 @dataclass
@@ -109,7 +106,6 @@ class _Work:
     """The parts of one build."""
 
     fit: Fit
-    checkpoint: Checkpoint | None
     collector: Collector | None = None
     blocks: list[list[str | float]] | None = None
 
@@ -117,38 +113,36 @@ class _Work:
 def _prepare(
     entry: ModelEntry,
     settings: Plan,
-    resolve: Resolve,
+    others: Mapping[str, nn.Module],
     data: Dataset,
     place: Runtime,
     out: Path,
-    checkpoint: Path | None,
+    saved: Checkpoint | None,
     progress: bool,
 ) -> _Work:
     """Put together the network at its start, and what happens around its training."""
-    others = {name: resolve(name).to(place.device) for name in needs(entry)}
     start = others[entry.recipe.start] if entry.recipe and entry.recipe.start else None
-    saved = Checkpoint(checkpoint, _key(entry, data, others.values())) if checkpoint is not None else None
     label = entry.name if progress else ""
     options = settings.options
     if isinstance(options, PtqOptions):
         assert start is not None
         ptq = Reconstruction(entry, settings, data, saved, label=label if place.main else "", writes=place.main)
         model = ptq.run(start, place.device)
-        return _Work(Fit(model, settings, data, entry.input.size, place), saved, blocks=ptq.blocks)
+        return _Work(Fit(model, settings, data, entry.input.size, place), blocks=ptq.blocks)
     model = begin(entry, settings, start, data, place.device)
     fit = Fit(model, settings, data, entry.input.size, place, checkpoint=saved, label=label)
-    work = _Work(fit, saved)
+    work = _Work(fit)
     if isinstance(options, AdversarialOptions):
         sources = [others[name].eval() for name in options.ensemble]
         fit.perturb = Adversary(model, options, settings.seed, sources)
     if isinstance(options, LgvOptions):
-        work.collector = Collector(fit, options, out, checkpoint)
+        work.collector = Collector(fit, options, out, saved.path if saved else None)
         fit.after_step = work.collector.after_step
     return work
 
 
 def _store(entry: ModelEntry, work: _Work, out: Path, log: dict[str, Any]) -> None:
-    """Write the weights, and remove what an unfinished build kept."""
+    """Write the weights."""
     extra = {"log": json.dumps(log, sort_keys=True)}
     net = work.fit.model.net
     if work.collector is not None:
@@ -158,21 +152,6 @@ def _store(entry: ModelEntry, work: _Work, out: Path, log: dict[str, Any]) -> No
         returns = entry.alternation is not None and not {"fp", "a"}.isdisjoint(entry.alternation.states)
         packed = quant.is_quantized(net) and not work.fit.plan.options.latent and not returns
         quant.save(net, out, packed=packed, extra=extra)
-    if work.checkpoint is not None:
-        work.checkpoint.remove()
-
-
-def _key(entry: ModelEntry, data: Dataset, models: Iterable[nn.Module]) -> str:
-    """Digest everything that decides a build: the entry, the images, and every weight that it reads."""
-    fields = {"arch", "arch_args", "classes", "label_offset", "input", "quant", "recipe"}
-    content = entry.model_dump(mode="json", include=fields)
-    content["recipe"].pop("cost")
-    sha = hashlib.sha256(json.dumps([content, data.digest, torch.__version__], sort_keys=True).encode())
-    for model in models:
-        for key, value in model.state_dict().items():
-            sha.update(key.encode())
-            sha.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return sha.hexdigest()
 
 
 def _accuracies(
@@ -215,9 +194,3 @@ def _log(entry: ModelEntry, work: _Work, train: Dataset, test: Dataset, accuraci
         "test_top1": accuracies,
         "torch": torch.__version__,
     }
-
-
-def _write_sidecar(out: Path, content: dict[str, Any]) -> None:
-    temporary = out.with_name(f".{out.stem}.json.tmp")
-    temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    temporary.replace(out.with_suffix(".json"))
