@@ -223,12 +223,15 @@ def eval_command(
 @click.argument("names", nargs=-1, required=True)
 @click.option("--device", default="cpu", show_default=True, help="Where to train, such as cuda:0.")
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder for the files instead of the cache.")
+@click.option("--again", is_flag=True, help="Make NAMES anew even where an earlier build finished them.")
 @json_option
 @click.pass_obj
 def build_command(
-    overlays: tuple[Path, ...], /, names: tuple[str, ...], device: str, out: Path | None, as_json: bool
+    overlays: tuple[Path, ...], /, names: tuple[str, ...], device: str, out: Path | None, again: bool, as_json: bool
 ) -> None:
     """Make the weights of NAMES by their recipes, after everything that they start from; a stopped build resumes.
+
+    What was finished before by the same recipe, from the same images and start, is kept.
 
     On several GPUs: accelerate launch -m zoo.cli build NAME.
 
@@ -245,17 +248,17 @@ def build_command(
         cost = entry.recipe.cost if entry.recipe else None
         click.echo(f"[{place}/{total}] {entry.name} on {entry.data}" + (f"; {cost}" if cost else ""), err=True)
 
-    reports = make(registry.match(names), registry, device=device, out=out, progress=True, announce=announce)
-    rows = [
-        {"name": r.name, "top1": r.top1, "sha256": r.sha256, "size": r.size, "seconds": r.seconds, "path": str(r.path)}
-        for r in reports
-    ]
+    chosen = registry.match(names)
+    reports = make(chosen, registry, device=device, out=out, again=again, progress=True, announce=announce)
+    fields = ("name", "top1", "sha256", "size", "seconds", "path", "kept")
+    rows = [{field: getattr(r, field) for field in fields} | {"path": str(r.path)} for r in reports]
     if as_json:
         click.echo(json.dumps(rows, indent=2))
         return
     for report in reports:
         verdict = against_registry(registry[report.name], report)
-        click.echo(f"{report.path}: {report.top1:.2f} %, {human(report.size)}, {report.seconds:.0f} s; {verdict}")
+        took = "made before" if report.kept else f"{report.seconds:.0f} s"
+        click.echo(f"{report.path}: {report.top1:.2f} %, {human(report.size)}, {took}; {verdict}")
 
 
 if __name__ == "__main__":

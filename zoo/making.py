@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,19 +14,22 @@ from zoo.data import load as load_data
 from zoo.entry import ModelEntry
 from zoo.errors import UserError
 from zoo.registry import Registry
-from zoo.store import cache_root, place_for
+from zoo.store import cache_root, place_for, verified
 
 if TYPE_CHECKING:
     from zoo.recipes import BuildReport
 
 
-def here(entry: ModelEntry) -> bool:
-    """Return whether an entry's weights are on this machine or can be fetched."""
-    try:
-        weights_path(entry)
-    except UserError:
-        return False
-    return True
+def find(entry: ModelEntry, out: Path | None = None) -> Path | None:
+    """Return a checked file with an entry's weights, or None: what the registry pins, what `out` holds, what the cache holds."""
+    pinned = entry.weights is not None and entry.weights.sha256 is not None
+    attempts: list[Callable[[], Path]] = [lambda: weights_path(entry)]
+    if out is not None and (local := out / f"{entry.name}.safetensors").is_file():
+        attempts.insert(1 if pinned else 0, lambda: verified(local))
+    for attempt in attempts:
+        with suppress(UserError):
+            return attempt()
+    return None
 
 
 def make(
@@ -34,10 +38,14 @@ def make(
     *,
     device: str = "cpu",
     out: Path | None = None,
+    again: bool = False,
     progress: bool = False,
     announce: Callable[[ModelEntry, int, int], None] | None = None,
 ) -> list[BuildReport]:
     """Build entries and whatever they need that is not here, each into `out` or the cache; a stopped build resumes.
+
+    What an earlier build finished is kept, when the recipe, the images and the start are the same; with `again`, the entries
+    that were asked for are made anew.
 
     Raises:
         UserError: an entry has no recipe, or its data or start cannot be had.
@@ -48,11 +56,13 @@ def make(
     for entry in asked:
         if entry.recipe is None:
             raise UserError(missing_message(entry))
-    order = recipes.build_order(asked, registry, here)
+    order = recipes.build_order(asked, registry, lambda entry: find(entry, out) is not None)
     made: dict[str, Path] = {}
 
     def resolve(name: str) -> nn.Module:
-        return load_entry(registry[name], made.get(name))
+        path = made.get(name) or find(registry[name], out)
+        local = path is not None and out is not None and path.parent == out
+        return load_entry(registry[name], path if name in made or local else None)
 
     reports = []
     for place, entry in enumerate(order, 1):
@@ -68,6 +78,7 @@ def make(
             checkpoint=cache_root() / "checkpoints" / f"{entry.name}.pt",
             progress=progress,
             device=device,
+            keep=not (again and entry in asked),
         )
         made[entry.name] = path
         reports.append(report)
