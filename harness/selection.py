@@ -31,7 +31,7 @@ class Selection:
         """Return the jobs of the selection, substitutes outermost, so that each is loaded once.
 
         Raises:
-            UserError: a substitute or target that the suite does not have.
+            UserError: a substitute or target that the suite does not have, or a negative seed.
         """
         for name in self.targets:
             if name not in suite.target_names:
@@ -40,6 +40,8 @@ class Selection:
         substitutes = [suite.substitute(n).name for n in self.substitutes] or [s.name for s in suite.substitutes]
         attacks = list(self.attacks) or suite.attack_names
         seeds = self.seeds or suite.seeds
+        if min(seeds) < 0:
+            raise UserError(f"seeds are whole numbers from 0 up, not {min(seeds)}")
         return [Job(s, a, seed) for s in substitutes for a in attacks for seed in seeds]
 
     def bring(self, suite: Suite) -> tuple[Selection, Suite]:

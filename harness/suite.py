@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import Field, StringConstraints, TypeAdapter, ValidationError, model_validator
 
 from zoo.entry import Name, Record, State
 from zoo.errors import UserError, did_you_mean
@@ -81,6 +81,7 @@ class Reported(Record):
     source: str | None = None
 
 
+_NAME: TypeAdapter[str] = TypeAdapter(Name)
 AttackItem = Annotated[str, StringConstraints(min_length=1)] | dict[str, Any]
 
 
@@ -95,7 +96,7 @@ class Suite(Record):
     budget: Budget
     steps: int = Field(ge=1)
     transport: Transport = "lossless"
-    seeds: tuple[int, ...] = Field(default=(0,), min_length=1)
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(default=(0,), min_length=1)
     block: int = Field(default=16, ge=1)
     """Images crafted together. Fixed, since float kernels differ in their last bits between batch sizes."""
     attacks: tuple[AttackItem, ...] = Field(min_length=1)
@@ -117,6 +118,14 @@ class Suite(Record):
             twice = {n for n in listed if listed.count(n) > 1}
             if twice:
                 raise ValueError(f"{kind} {sorted(twice)[0]!r} is listed twice")
+        for name in self.attack_names:
+            try:
+                _NAME.validate_python(name)
+            except ValidationError:
+                raise ValueError(
+                    f"attack {name!r}: a name is of lower-case letters, digits, dots and dashes, since it names files; give "
+                    "what comes from elsewhere a name: {name: my-attack, use: 'attack.py:MyAttack'}"
+                ) from None
         if not targets:
             raise ValueError("a suite needs at least one target")
         for pair in self.pairs:
@@ -196,6 +205,15 @@ def find(name: str) -> Path:
         near = did_you_mean(name, names())
         raise UserError(f"unknown suite {name!r}{near}; see harness list, or give the path of a .yaml file")
     return FOLDER / f"{name}.yaml"
+
+
+def name_of(given: str) -> str:
+    """Return the name of a suite that is given by its name or by its file.
+
+    Raises:
+        UserError: the file is malformed.
+    """
+    return load(given).name if given.endswith((".yaml", ".yml")) else given
 
 
 def _load(path: Path) -> Suite:

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from harness.files import atomic_write, read_record, remove
 from harness.selection import Selection
-from harness.suite import Suite
+from harness.suite import Suite, name_of
 from zoo.entry import Record
 from zoo.errors import UserError
 
@@ -92,15 +92,16 @@ def unfinished(folder: Path) -> Request | None:
     return next(reversed(_read(folder)), None)
 
 
-def only_unfinished(out: Path, suite: str = "*") -> Path:
-    """Return the one folder of a suite (of any, by default) below `out` with an unfinished run.
+def only_unfinished(out: Path, suite: str | None = None) -> Path:
+    """Return the one folder of a suite (its name or its file; any, by default) below `out` with an unfinished run.
 
     Raises:
         UserError: there is none, or more than one.
     """
-    found = sorted(p.parent for p in out.glob(f"{suite}/*/run.json"))
+    name = None if suite is None else name_of(suite)
+    found = sorted(p.parent for p in out.glob("*/*/run.json") if name in (None, p.parent.parent.name))
     if not found:
-        raise UserError(f"no unfinished run in {out / suite}; start one with harness run --suite NAME")
+        raise UserError(f"no unfinished run in {out / (name or '*')}; start one with harness run --suite NAME")
     if len(found) > 1:
         raise UserError(f"several unfinished runs ({', '.join(map(str, found))}); name one with --suite, or run it again")
     return found[0]

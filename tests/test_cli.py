@@ -72,6 +72,8 @@ def test_pull_of_a_bundled_model_prints_its_file(tmp_path: Path) -> None:
         (("harness", "run", "--suite", "digits-qnn", "--device", "warp"), ("device 'warp' cannot be used",)),
         (("harness", "board", "--suite", "digits-qnn"), ("holds no leaderboard", "harness run --suite digits-qnn")),
         (("harness", "resume"), ("no unfinished run",)),
+        (("harness", "resume", "--suite", "*"), ("no unfinished run",)),
+        (("harness", "resume", "--suite", str(ROOT / "harness/suites/digits-qnn.yaml")), ("no unfinished run", "digits-qnn")),
     ],
 )
 def test_a_mistake_ends_in_one_paragraph_and_writes_nothing(

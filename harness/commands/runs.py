@@ -60,7 +60,7 @@ def _run(request: Request, out: Path, as_json: bool) -> None:
 
 
 @click.command("resume")
-@click.option("--suite", "suite_name", help="The suite whose run stopped; may be left out when only one did.")
+@click.option("--suite", "suite_name", help="The suite whose run stopped, or its file; may be left out.")
 @out_option
 @json_option
 def resume_command(suite_name: str | None, out: Path, as_json: bool) -> None:
@@ -72,7 +72,7 @@ def resume_command(suite_name: str | None, out: Path, as_json: bool) -> None:
     """
     from harness.unfinished import only_unfinished, unfinished
 
-    folder = only_unfinished(out, suite_name or "*")
+    folder = only_unfinished(out, suite_name)
     request = unfinished(folder)
     assert request is not None
     _run(request, out, as_json)

@@ -49,7 +49,8 @@ def test_a_suite_in_memory_runs_and_its_stopped_run_can_be_resumed(tmp_path: Pat
     with pytest.raises(KeyboardInterrupt):
         harness.run(other, overlays=[registry], out=out, workers=1, limit=10, notify=stop)
     request = unfinished(only_unfinished(out))
-    assert request is not None and harness.load_suite(request.suite) == other and request.limit == 10
+    assert request is not None and only_unfinished(out, request.suite) == only_unfinished(out, "other") == only_unfinished(out)
+    assert harness.load_suite(request.suite) == other and request.limit == 10
     board = harness.run(other, overlays=[registry], out=out, workers=1)
     assert len(board.lines) == 2 and board._repr_markdown_() == board.to_markdown()
     assert harness.load_board("other", out=out).to_json() == board.to_json()

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from harness.selection import Selection
 from harness.suite import load, names
 from zoo.errors import UserError
 from zoo.registry import load as load_registry
@@ -74,6 +75,9 @@ def test_reported_figures_have_a_compact_form(tmp_path: Path) -> None:
         (BASE.replace("levels: 32", "levels: 0.125"), "budget.levels"),
         (BASE.replace("[pgd]", "[]"), "attacks"),
         (BASE.replace("[pgd]", "[pgd, pgd]"), "listed twice"),
+        (BASE.replace("[pgd]", "[{name: FIA+TI, base: fia}]"), "lower-case letters"),
+        (BASE.replace("[pgd]", "['torchattacks:PGD']"), "{name: my-attack, use:"),
+        (BASE + "seeds: [-1]\n", "seeds.0: Input should be greater than or equal to 0"),
         (BASE.replace("{Standard: [digits-vgg]}", "{}"), "at least one target"),
         (BASE + "pairs: [{substitute: digits-resnet14, baseline: digits-resnet8}]\n", "no substitute of the suite"),
         (BASE.replace("[digits-resnet14]", "[{name: e, models: [digits-vgg, digits-nin]}]"), "several models need"),
@@ -87,6 +91,12 @@ def test_a_wrong_suite_is_refused_in_one_sentence(tmp_path: Path, text: str, wor
     with pytest.raises(UserError) as caught:
         load(write(tmp_path, text))
     assert words in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_negative_seed_is_refused_whoever_asks(tmp_path: Path) -> None:
+    suite = load(write(tmp_path, BASE))
+    with pytest.raises(UserError, match="from 0 up"):
+        Selection(seeds=(0, -1)).jobs(suite)
 
 
 def test_unknown_suite_gets_a_suggestion() -> None:
