@@ -77,7 +77,7 @@ def run(
         overlays: registry files of your own.
         workers: tasks that run at a time; None suits the device. Worker processes import your main module, so in a script
             the call belongs under `if __name__ == "__main__":`.
-        batch_size: images in flight in a worker; never changes a result.
+        batch_size: images that wait at a worker, in whole blocks; never changes a result.
         executor: this machine, or a Ray cluster.
         address: the cluster's; one is started on this machine when None.
         gpus: GPUs, or a fraction of one, that each task on the cluster takes.

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.attacks import Images, Rng
+from harness.craft import images_per_pass
 from harness.suite import Suite
 from harness.workbench import Workbench
 from zoo.errors import UserError
@@ -93,11 +94,12 @@ def _crafting(bench: Workbench, name: str, attack: str, x: Tensor) -> float:
     """Return the seconds that one block takes as a run crafts it, sessions included."""
     substitute, parts, suite = bench.substitute(name), bench.attack(attack), bench.suite
     labels = bench.data.labels[: len(x)].to(x.device)
+    chunk = images_per_pass(x, suite.block)
     rng, pool = Rng(0, range(len(x)), x.device), Images(bench.full.images, bench.full.labels)
 
     def craft() -> None:
         with substitute.session():
-            parts(substitute, x, labels, eps=suite.budget.eps, steps=suite.steps, rng=rng, pool=pool)
+            parts(substitute, x, labels, eps=suite.budget.eps, steps=suite.steps, rng=rng, pool=pool, chunk=chunk)
 
     return _timed(craft, x)
 

@@ -71,7 +71,6 @@ class Work:
     executor: Executor
     notify: Notify
     report: Report
-    batch_size: int | None
 
 
 def suite_folder(out: Path, suite: Suite, limit: int | None) -> Path:
@@ -83,7 +82,7 @@ def run(suite: Suite, request: Request, out: Path, notify: Notify | None = None)
     """Run a suite, or the part of it that is asked for, into `out`/<suite>/v<version>.
 
     This process is the only one that writes: workers hand over what they made. `batch_size` of the request decides how many
-    images are in flight in a worker, rounded up to whole blocks, never what is computed.
+    images wait at a worker, rounded up to whole blocks, never what is computed.
 
     Raises:
         UserError: unknown names, an unusable device or folder, or no job could run at all.
@@ -104,11 +103,12 @@ def run(suite: Suite, request: Request, out: Path, notify: Notify | None = None)
     targets = [t for t in suite.target_names if not selection.targets or t in selection.targets]
     blocked = absent_models(bench, [*targets, *dict.fromkeys(m for j in jobs for m in suite.substitute(j.substitute).models)])
     snapshot = take(bench, blocked)
-    executor = open_executor(request.executor, request.device, request.workers, request.address, request.gpus)
+    waiting = None if request.batch_size is None else -(-request.batch_size // suite.block)
+    executor = open_executor(request.executor, request.device, request.workers, request.address, request.gpus, waiting)
     with exclusive(report.folder), cache_in_use(context.cache_folder):
         snapshot = claim_folder(report.folder, snapshot)
         with executor as opened, remembered(report.folder, request, suite):
-            work = Work(context, snapshot, opened, notify or (lambda what, done, total: None), report, request.batch_size)
+            work = Work(context, snapshot, opened, notify or (lambda what, done, total: None), report)
             clean = predict_clean(work, [t for t in targets if t not in blocked])
             blocked |= gate(bench, clean, [t for t in targets if t not in blocked])
             report.blocked = blocked
@@ -232,13 +232,10 @@ def _craft(work: Work, title: str, job: Job) -> Crafted:
     context = work.context
     key = workbench(context).craft_key(job.substitute, job.attack, job.seed)
     blocks = lacking(context, job)
-    per_task = max(1, -(-(work.batch_size or 1) // context.suite.block))
-    tasks = [tuple(blocks[i : i + per_task]) for i in range(0, len(blocks), per_task)]
-    done = 0
-    for task, result in work.executor.run(partial(make_blocks, context, job, key), tasks):
+    tasks = [(block,) for block in blocks]  # one each: what a worker holds is lost when it is killed
+    for done, (_, result) in enumerate(work.executor.run(partial(make_blocks, context, job, key), tasks), 1):
         for made in _unwrap(result):
             keep(context, key, made)
-        done += len(task)
         work.notify(title, done, len(blocks))
     return collect(context, job)
 

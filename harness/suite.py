@@ -50,7 +50,6 @@ class SubstituteSpec(Record):
     """Run all models in each iteration, or sample one of them."""
     mixture: tuple[int, int] | None = None
     """Take two models in turn, so many iterations of each per round: LGV+QAA is [1, 1] (Table VII, Fig. 7)."""
-    options: dict[str, int | float | str | bool] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _combination_is_named(self) -> SubstituteSpec:

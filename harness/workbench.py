@@ -43,7 +43,6 @@ class Context:
     device: str = "cpu"
     limit: int | None = None
     cache: str | None = None
-    chunk: int | None = None
 
     @property
     def cache_folder(self) -> Path:

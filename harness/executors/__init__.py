@@ -28,7 +28,12 @@ class Executor(Protocol):
 
 
 def open_executor(
-    kind: Kind, device: str, workers: int | None = None, address: str | None = None, gpus: float | None = None
+    kind: Kind,
+    device: str,
+    workers: int | None = None,
+    address: str | None = None,
+    gpus: float | None = None,
+    waiting: int | None = None,
 ) -> AbstractContextManager[Executor]:
     """Return an executor, to be entered for the length of a run.
 
@@ -38,16 +43,17 @@ def open_executor(
         workers: how many tasks run at a time.
         address: the cluster; one is started on this machine when None.
         gpus: GPUs, or a fraction of one, that each task on the cluster takes; one when the device is a GPU.
+        waiting: tasks handed to each worker at a time; None suits the executor.
 
     Raises:
         UserError: a setting of Ray for the local executor, or Ray is not installed.
     """
-    from harness.executors.local import Local, default_workers
+    from harness.executors.local import IN_FLIGHT, Local, default_workers
 
     if kind == "local":
         if address is not None or gpus is not None:
             raise UserError("an address and a share of GPUs are for a Ray cluster; add --executor ray")
-        return Local(workers if workers is not None else default_workers(device))
-    from harness.executors.ray import Ray
+        return Local(workers if workers is not None else default_workers(device), waiting or IN_FLIGHT)
+    from harness.executors import ray
 
-    return Ray(workers, address, gpus if gpus is not None else float(device != "cpu"))
+    return ray.Ray(workers, address, gpus if gpus is not None else float(device != "cpu"), waiting or ray.IN_FLIGHT)

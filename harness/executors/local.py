@@ -21,7 +21,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 IN_FLIGHT = 4
-"""Tasks handed to each worker at a time, so that a stop loses little."""
+"""Tasks handed to each worker at a time, so that it never waits for the next and a stop loses little."""
 
 
 class Local:
@@ -33,8 +33,9 @@ class Local:
 
     sees_cache = True
 
-    def __init__(self, workers: int) -> None:
+    def __init__(self, workers: int, in_flight: int = IN_FLIGHT) -> None:
         self.workers = workers
+        self.in_flight = in_flight
         self._pool: ProcessPoolExecutor | None = None
 
     def __enter__(self) -> Local:
@@ -68,7 +69,7 @@ class Local:
         try:
             while True:
                 with _interrupts_held():
-                    for task in islice(queue, self.workers * IN_FLIGHT - len(pending)):
+                    for task in islice(queue, self.workers * self.in_flight - len(pending)):
                         pending[self._pool.submit(guarded, function, task)] = task
                 if not pending:
                     return

@@ -14,6 +14,8 @@ from zoo.errors import UserError
 T = TypeVar("T")
 R = TypeVar("R")
 
+IN_FLIGHT = 2
+"""Tasks handed over at a time for each that the cluster can run."""
 RETRIES = 5
 """Times that a task is started again after its worker or node died."""
 
@@ -30,6 +32,7 @@ class Ray:
         workers: tasks that run at a time; None is as many as the cluster has room for.
         address: the cluster; None is that of $RAY_ADDRESS, or one on this machine for the length of the run.
         gpus: GPUs, or a fraction of one, that each task takes.
+        in_flight: tasks handed over at a time, for each that can run.
 
     Raises:
         UserError: Ray is not installed, the cluster cannot be reached, or it has no room for one task.
@@ -37,10 +40,13 @@ class Ray:
 
     sees_cache = False
 
-    def __init__(self, workers: int | None = None, address: str | None = None, gpus: float = 0.0) -> None:
+    def __init__(
+        self, workers: int | None = None, address: str | None = None, gpus: float = 0.0, in_flight: int = IN_FLIGHT
+    ) -> None:
         self.workers = workers
         self.address = address or os.environ.get("RAY_ADDRESS")
         self.gpus = gpus
+        self.in_flight = in_flight
         self._ray: Any = None
         self._started = False
 
@@ -94,7 +100,7 @@ class Ray:
         assert self.workers is not None
         try:
             while True:
-                for task in islice(queue, 2 * self.workers - len(pending)):
+                for task in islice(queue, self.in_flight * self.workers - len(pending)):
                     pending[remote.remote(shared, task)] = task
                 if not pending:
                     return

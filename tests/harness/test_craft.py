@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from harness import shards
-from harness.craft import max_level, spans, to_bytes
+from harness.craft import images_per_pass, max_level, spans, to_bytes
 from harness.executors.local import Local
 from harness.score import transported
 from zoo.errors import UserError
@@ -51,6 +51,13 @@ def test_values_that_are_not_finite_are_refused(value: float) -> None:
 def test_another_shape_is_refused() -> None:
     with pytest.raises(UserError, match="one per input"):
         to_bytes(torch.zeros(2, 1, 8, 8), images(), 8)
+
+
+def test_a_gpu_takes_more_than_a_block_of_small_images_in_a_pass() -> None:
+    assert images_per_pass(torch.empty(4, 3, 32, 32), 100) == 100
+    assert images_per_pass(torch.empty(4, 3, 32, 32, device="meta"), 100) == 3136
+    assert images_per_pass(torch.empty(4, 3, 299, 299, device="meta"), 16) == 35
+    assert images_per_pass(torch.empty(4, 3, 2048, 2048, device="meta"), 16) == 16
 
 
 def test_blocks_cover_every_image_once() -> None:

@@ -15,6 +15,7 @@ from harness import runner
 from harness.executors import open_executor
 from harness.executors.local import Local
 from harness.results import read_rows
+from harness.selection import Selection
 from harness.suite import Suite
 from tests.harness.tiny import make, run
 from zoo.errors import UserError
@@ -84,6 +85,21 @@ def test_a_killed_worker_ends_in_one_paragraph_and_the_run_goes_on_from_there(
             run(suite, tmp_path / "cut", overlays=[registry], notify=kill)
     assert len(list((tmp_path / "fresh").rglob("0*.safetensors"))) >= 4, "what was made before is kept"
     assert canonical(run(suite, tmp_path / "cut", overlays=[registry], workers=1).folder) == canonical(whole.folder)
+
+
+def test_blocks_are_handed_over_one_by_one_whatever_the_batch_size(tiny: Tiny, tmp_path: Path) -> None:
+    suite, registry = tiny
+    seen: list[int] = []
+
+    def note(what: str, done: int, total: int) -> None:
+        if what.startswith("crafting"):
+            seen.append(done)
+
+    only = Selection(attacks=("mim",), substitutes=("tiny-resnet",))
+    run(suite, tmp_path / "out", only, overlays=[registry], workers=1, batch_size=25, notify=note)
+    assert seen == [1, 2, 3, 4, 5], "a kill loses no block that was finished"
+    with open_executor("local", "cpu", workers=2, waiting=7) as executor:
+        assert isinstance(executor, Local) and executor.in_flight == 7
 
 
 def test_settings_of_ray_need_ray(tmp_path: Path) -> None:

@@ -81,6 +81,7 @@ def test_reported_figures_have_a_compact_form(tmp_path: Path) -> None:
         (BASE.replace("{Standard: [digits-vgg]}", "{}"), "at least one target"),
         (BASE + "pairs: [{substitute: digits-resnet14, baseline: digits-resnet8}]\n", "no substitute of the suite"),
         (BASE.replace("[digits-resnet14]", "[{name: e, models: [digits-vgg, digits-nin]}]"), "several models need"),
+        (BASE.replace("[digits-resnet14]", "[{name: e, models: [digits-vgg], options: {a: 1}}]"), "substitutes.0.options"),
         (BASE + "include: tiny.yaml\n", "include runs in a circle"),
         (BASE + "include: ../other.yaml\n", "include: expected the file name"),
         (BASE + "reported: {digits-resnet14: 3}\n", "reported.digits-resnet14"),
