@@ -21,7 +21,8 @@ class DiverseInput:
     uniform; S is the image's side. With high = 1 the image shrinks and the canvas is the image. Each image of each copy
     draws anew. Xie et al., "Improving Transferability of Adversarial Examples with Input Diversity", CVPR 2019, Sec. 3.2:
     299 to 330, nearest neighbour, fed to the network at 330. Wang and He 2021, and QAA: 299 to 331, resized back to 299.
-    Padding is black as in all PyTorch code; the TensorFlow code, on [-1, 1], pads with grey.
+    Sizes follow the image: at 32 pixels sides of 32 to 34 on a canvas of 35, where QAA's released code for CIFAR-10 has 32
+    or 33 on 34 (high = 34 / 32). Padding is black as in all PyTorch code; the TensorFlow code, on [-1, 1], pads with grey.
     """
 
     low: float = 1.0
