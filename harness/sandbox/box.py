@@ -78,6 +78,9 @@ class Sandbox:
             except UserError as error:
                 self.close()
                 tried.append(f"{choice}: {error}")
+            except BaseException:
+                self.close()
+                raise
             else:
                 self.isolation = f"{choice} ({', '.join(backends.walls(choice))})"
                 return self

@@ -177,3 +177,11 @@ def test_a_killed_sandbox_says_so(tmp_path: Path) -> None:
             craft(walled, HONEST)
     finally:
         walled.close()
+
+
+def test_a_start_that_fails_leaves_no_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr("harness.sandbox.box.describe", lambda stage: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt), Sandbox("none"):
+        pass
+    assert list(tmp_path.iterdir()) == []
