@@ -291,8 +291,7 @@ def _learn(
         chosen = torch.randint(
             len(given), (min(settings.batch_size, len(given)),), generator=generator, device=given.device
         )
-        mixed = torch.rand(given[chosen].shape, generator=generator, device=given.device) < settings.drop
-        x = torch.where(mixed, given[chosen], wanted[chosen])
+        x = _mixed(given[chosen], wanted[chosen], settings.drop, generator)
         with torch.enable_grad():
             error = (unit.after(unit.module(x)) - goal[chosen]).square().sum(1).mean()
             loss = error + _regulariser(unit, iteration, settings)
@@ -306,6 +305,12 @@ def _learn(
         quantizer.harden(latent_weight(named[name]))
     for step in steps:
         step.requires_grad_(False)
+
+
+def _mixed(quantized: Tensor, full: Tensor, drop: float, generator: torch.Generator) -> Tensor:
+    """Return the quantised values, each dropped for that of full precision with probability `drop`."""
+    kept = torch.rand(quantized.shape, generator=generator, device=quantized.device) < 1 - drop
+    return torch.where(kept, quantized, full)
 
 
 @torch.no_grad()

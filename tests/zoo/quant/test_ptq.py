@@ -8,7 +8,7 @@ from tests.zoo.quant.nets import images, spec, tiny
 from tests.zoo.quant.test_fold import with_statistics
 from zoo import quant
 from zoo.errors import UserError
-from zoo.quant.ptq import find_units
+from zoo.quant.ptq import _mixed, find_units
 from zoo.quant.rounding import DroppingActivation, RoundedWeight, best_range
 
 FAST = quant.QDrop(iterations=60, rounding_lr=5e-2, step_lr=1e-3, calibration=32)
@@ -146,6 +146,18 @@ def test_random_dropping_mixes_values_per_element():
     share = (mixed == x)[changed].float().mean()
     assert 0.47 < share < 0.53
     assert torch.equal(mixed[mixed != x], q[mixed != x])
+
+
+@pytest.mark.parametrize("drop", [0.0, 0.25, 1.0])
+def test_inputs_of_a_block_and_activations_inside_it_drop_alike(drop):
+    x = images(64).relu()
+    quantizer = DroppingActivation(2)
+    quantizer.calibrate(x, None)
+    q = quantizer(x)
+    quantizer.drop, quantizer.generator = drop, torch.Generator().manual_seed(0)
+    for mixed in (quantizer(x), _mixed(q, x, drop, torch.Generator().manual_seed(0))):
+        assert (mixed == x)[q != x].float().mean() == pytest.approx(drop, abs=0.02)
+        assert torch.equal(mixed[mixed != x], q[mixed != x])
 
 
 def test_soft_rounding_starts_at_the_weight_and_hardens_to_a_neighbour():
