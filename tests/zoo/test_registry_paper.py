@@ -143,6 +143,15 @@ def test_qaa_entries_follow_the_paper():
     assert after_training.alternation and after_training.alternation.states == ("fp", "wa")
 
 
+def test_what_imagenet_trains_or_calibrates_on_has_the_size_of_its_entry():
+    """Training images are kept as squares of 256 px, of which only that augmentation makes 224."""
+    for name, entry in REGISTRY.items():
+        recipe = entry.recipe
+        copied = recipe and recipe.kind == "ptq" and recipe.start and REGISTRY[recipe.start].quant
+        if recipe and entry.data == "imagenet" and not copied:
+            assert recipe.augment == "resize-crop-flip", name
+
+
 @pytest.mark.parametrize("name", ["digits-resnet14-2bit-qdrop-qaa", "vgg16-2bit-qdrop-qaa"])
 def test_qaa_after_training_copies_the_net_that_it_is_compared_with(name):
     """Quantising once more would compare two nets, not two ways to attack one."""

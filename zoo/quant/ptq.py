@@ -130,12 +130,12 @@ def _reconstruct_all(
         generator = torch.Generator(images.device).manual_seed(settings.seed + number * 1_000_003)
         with torch.no_grad():
             set_state(model, "fp")
-            wanted, target = _capture(model, unit, images, settings.batch_size, output=True)
+            wanted, goal = _capture(model, unit, images, settings.batch_size, output=True)
             for earlier in done:
                 _switch(earlier, on=True)
             given, _ = _capture(model, unit, images, settings.batch_size, output=False)
         _switch(unit, on=True)
-        error = _reconstruct(unit, given, wanted, target, settings, generator)
+        error = _reconstruct(unit, given, wanted, goal, settings, generator)
         done.append(unit)
         if progress is not None:
             progress(unit.name, number, len(units), error)
@@ -220,17 +220,19 @@ def _switch(unit: _Unit, *, on: bool) -> None:
 
 
 def _capture(model: nn.Module, unit: _Unit, images: Tensor, batch: int, *, output: bool) -> tuple[Tensor, Tensor]:
-    """Return what the unit is given over all images, and what it returns when `output`."""
-    inputs: list[Tensor] = []
-    outputs: list[Tensor] = []
+    """Return what the unit is given over all images, and what comes after it when `output`, both in the host's memory.
+
+    A layer's maps of a thousand images are more than a device holds: 13 GB for the first ones of VGG-16.
+    """
+    inputs, outputs = _Gathered(len(images)), _Gathered(len(images) if output else 0)
 
     def before(module: nn.Module, args: Any) -> None:
-        inputs.append(args[0].detach().clone())
+        inputs.add(args[0])
         if not output:
             raise _ReachedError
 
     def after(module: nn.Module, args: Any, value: Tensor) -> None:
-        outputs.append(value.detach().clone())
+        outputs.add(unit.after(value.detach().clone()))
         raise _ReachedError
 
     # Hooks on the block run before those of its own quantiser, so a single layer's input is seen unquantised.
@@ -246,28 +248,39 @@ def _capture(model: nn.Module, unit: _Unit, images: Tensor, batch: int, *, outpu
     finally:
         for handle in handles:
             handle.remove()
-    return torch.cat(inputs), torch.cat(outputs) if outputs else torch.empty(0)
+    return inputs.values, outputs.values
+
+
+class _Gathered:
+    """Batches put one after another into one tensor of the host, so that they are never there twice."""
+
+    def __init__(self, count: int) -> None:
+        self.values, self.count, self.filled = torch.empty(0), count, 0
+
+    def add(self, batch: Tensor) -> None:
+        if self.filled == 0:
+            self.values = torch.empty((self.count, *batch.shape[1:]), dtype=batch.dtype)
+        self.values[self.filled : self.filled + len(batch)].copy_(batch.detach())
+        self.filled += len(batch)
 
 
 def _reconstruct(
-    unit: _Unit, given: Tensor, wanted: Tensor, target: Tensor, settings: QDrop, generator: torch.Generator
+    unit: _Unit, given: Tensor, wanted: Tensor, goal: Tensor, settings: QDrop, generator: torch.Generator
 ) -> float:
     """Learn the rounding and the activation steps of one unit, harden them, and return its final error.
 
     Where that ends no better than rounding to the nearest, as it can when outputs are so small that the regulariser
     outweighs them, the unit is left with nearest rounding.
     """
-    with torch.no_grad():
-        goal = unit.after(target.clone())
     before = [*unit.weights.values(), *unit.inputs.values()]
     kept = [{key: value.clone() for key, value in quantizer.state_dict().items()} for quantizer in before]
-    nearest = _error(unit, given, goal, settings.batch_size)
+    nearest = _error(unit, given, goal, settings.batch_size, generator.device)
     for activation in unit.inputs.values():
         activation.drop, activation.generator = settings.drop, generator
     _learn(unit, given, wanted, goal, settings, generator)
     for activation in unit.inputs.values():
         activation.drop, activation.generator = 0.0, None
-    learned = _error(unit, given, goal, settings.batch_size)
+    learned = _error(unit, given, goal, settings.batch_size, generator.device)
     if learned <= nearest:
         return learned
     for quantizer, state in zip(before, kept, strict=True):
@@ -288,12 +301,12 @@ def _learn(
         if steps:
             cosine = 0.5 * (1 + math.cos(math.pi * iteration / settings.iterations))
             optimizer.param_groups[-1]["lr"] = settings.step_lr * cosine
-        chosen = torch.randint(
-            len(given), (min(settings.batch_size, len(given)),), generator=generator, device=given.device
-        )
-        x = _mixed(given[chosen], wanted[chosen], settings.drop, generator)
+        count = min(settings.batch_size, len(given))
+        chosen = torch.randint(len(given), (count,), generator=generator, device=generator.device).cpu()
+        quantized, full, wish = (kept[chosen].to(generator.device) for kept in (given, wanted, goal))
+        x = _mixed(quantized, full, settings.drop, generator)
         with torch.enable_grad():
-            error = (unit.after(unit.module(x)) - goal[chosen]).square().sum(1).mean()
+            error = (unit.after(unit.module(x)) - wish).square().sum(1).mean()
             loss = error + _regulariser(unit, iteration, settings)
             optimizer.zero_grad()
             loss.backward()
@@ -314,10 +327,12 @@ def _mixed(quantized: Tensor, full: Tensor, drop: float, generator: torch.Genera
 
 
 @torch.no_grad()
-def _error(unit: _Unit, given: Tensor, goal: Tensor, batch: int) -> float:
+def _error(unit: _Unit, given: Tensor, goal: Tensor, batch: int, device: torch.device) -> float:
     """Mean squared error of the unit's output, quantised throughout."""
-    outputs = torch.cat([unit.after(unit.module(part)) for part in torch.split(given, batch)])
-    return float((outputs - goal).square().mean())
+    total = torch.zeros((), dtype=torch.float64, device=device)
+    for part, wish in zip(torch.split(given, batch), torch.split(goal, batch), strict=True):
+        total += (unit.after(unit.module(part.to(device))) - wish.to(device)).square().sum(dtype=torch.float64)
+    return float(total / goal.numel())
 
 
 def _layers_of(unit: _Unit) -> Iterator[tuple[str, nn.Module]]:

@@ -8,7 +8,7 @@ from tests.zoo.quant.nets import images, spec, tiny
 from tests.zoo.quant.test_fold import with_statistics
 from zoo import quant
 from zoo.errors import UserError
-from zoo.quant.ptq import _mixed, find_units
+from zoo.quant.ptq import _capture, _mixed, _Unit, find_units
 from zoo.quant.rounding import DroppingActivation, RoundedWeight, best_range
 
 FAST = quant.QDrop(iterations=60, rounding_lr=5e-2, step_lr=1e-3, calibration=32)
@@ -193,6 +193,18 @@ def test_wrong_use_is_refused(bad):
             quant.qdrop(make("tiny"), spec("apot"), images())
         else:
             quant.qdrop(make("tiny"), spec("qdrop", 4, 4), images()[:0])
+
+
+@pytest.mark.parametrize("output", [False, True])
+def test_maps_of_all_images_are_kept_off_the_device(monkeypatch, output):
+    """The meta device stands for a GPU, from which nothing can be copied but in name."""
+    monkeypatch.setattr(torch.Tensor, "copy_", lambda self, *_: self)
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Linear(6, 5)).to("meta")
+    unit = _Unit("0", net[0], net[1], {}, {})
+    with torch.no_grad():
+        kept, goal = _capture(net, unit, torch.empty(7, 3, 8, 8, device="meta"), 3, output=output)
+    assert kept.device.type == goal.device.type == "cpu"
+    assert kept.shape == (7, 3, 8, 8) and goal.shape == ((7, 8, 6, 6) if output else (0,))
 
 
 def test_large_modules_are_taken_apart():
