@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from zoo.entry import ModelEntry
 from zoo.intervals import wilson
+
+if TYPE_CHECKING:
+    from zoo.data import Dataset
 
 TOLERANCE = 2.0
 
@@ -27,9 +30,8 @@ def evaluate(entry: ModelEntry, limit: int | None = None, device: str = "cpu", b
     `ok` is False when the claim lies outside the interval and more than two points from the measured value.
     """
     from zoo.build import load_entry
-    from zoo.data import load
 
-    data = load(test_set(entry), "test").head(limit)
+    data = images(entry).head(limit)
     model = load_entry(entry).to(device)
     correct = int((predictions(model, data.images, batch_size, device) == data.labels).sum())
     n = len(data)
@@ -42,6 +44,10 @@ def evaluate(entry: ModelEntry, limit: int | None = None, device: str = "cpu", b
     return {"name": entry.name, "top1": top1, "n": n, "low": low, "high": high, "claim": claim, "ok": ok, "line": line}
 
 
-def test_set(entry: ModelEntry) -> str:
-    """Return the data set that the entry's claim is measured on: ImageNet comes in two sizes, and a net has one of its own."""
-    return "imagenet-299" if (entry.data, entry.input.size) == ("imagenet", 299) else entry.data
+def images(entry: ModelEntry) -> Dataset:
+    """Return the test images as the entry's claim was measured on them: ImageNet's by its size, crop and interpolation."""
+    from zoo.data import imagenet, load
+
+    if entry.data in imagenet.VIEWS:
+        return imagenet.prepared(entry.data, "test", imagenet.View.of(entry.input))
+    return load(entry.data, "test")

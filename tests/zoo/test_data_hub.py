@@ -15,11 +15,13 @@ import pytest
 from PIL import Image
 
 from tests.hub_server import TOKEN, serve
+from zoo import registry
 from zoo.data import hub as hub_sets
 from zoo.data import imagenet, load, local
 from zoo.data.hub import File, Pinned
 from zoo.data.images import read_labels
 from zoo.errors import UserError
+from zoo.evaluate import images as evaluated_images
 
 SHARED = Path(os.environ.get("ZOO_SHARED_DATA", Path(__file__).parents[3] / "shared" / "data"))
 
@@ -53,7 +55,7 @@ def archive(table: str, names: list[str]) -> bytes:
 @pytest.fixture(autouse=True)
 def fresh():
     yield
-    for cached in (hub_sets.load, imagenet.load, local.load):
+    for cached in (hub_sets.load, imagenet.prepared, local.load):
         cached.cache_clear()
 
 
@@ -143,7 +145,7 @@ def test_imagenet_is_gated_and_its_hashes_are_recorded(hub, monkeypatch):
     data = load("imagenet")
     assert data.images.shape == (4, 3, 224, 224) and data.labels.tolist() == [0, 5, 1, 5]
     hub.requests.clear()
-    imagenet.load.cache_clear()
+    imagenet.prepared.cache_clear()
     assert load("imagenet").digest == data.digest and hub.requests == []
     assert load("imagenet-299").images.shape == (4, 3, 299, 299) and hub.requests == []
     for blob in (Path(os.environ["ZOO_CACHE"]) / "blobs").glob("*"):
@@ -169,9 +171,31 @@ def test_imagenet_from_a_folder_of_classes(tmp_path, monkeypatch):
     assert train.images.shape == (3, 3, 256, 256)  # squares, from which augmentation crops
     assert (train.images[1].permute(1, 2, 0).numpy() == pixels(1, 512, 256)[:, 128:384]).all()
     monkeypatch.delenv("ZOO_IMAGENET")
-    imagenet.load.cache_clear()
+    imagenet.prepared.cache_clear()
     with pytest.raises(UserError, match="set ZOO_IMAGENET"):
         load("imagenet", "train")
+
+
+def test_a_network_is_evaluated_on_the_crop_that_its_claim_was_measured_on(tmp_path, monkeypatch):
+    (tmp_path / "val/n01440764").mkdir(parents=True)
+    (tmp_path / "val/n01440764/a.png").write_bytes(png(3, 512, 400))
+    monkeypatch.setenv("ZOO_IMAGENET", str(tmp_path))
+    monkeypatch.setenv("ZOO_CACHE", str(tmp_path / "cache"))
+    whole = Image.fromarray(pixels(3, 512, 400))
+
+    def expected(side: int, height: int, method: Image.Resampling) -> np.ndarray:
+        resized = whole.resize((round(512 * height / 400), height), method)
+        left, top = (resized.width - side) // 2, (height - side) // 2
+        return np.asarray(resized.crop((left, top, left + side, top + side)))
+
+    for name, side, height, method in [
+        ("resnet18", 224, 256, Image.Resampling.BILINEAR),
+        ("mobilenet-v2", 224, 256, Image.Resampling.BICUBIC),
+        ("inception-v3", 299, 341, Image.Resampling.BICUBIC),
+        ("inception-resnet-v2", 299, 333, Image.Resampling.BICUBIC),
+    ]:
+        seen = evaluated_images(registry.load()[name]).images[0].permute(1, 2, 0).numpy()
+        assert (seen == expected(side, height, method)).all(), name
 
 
 def test_a_folder_with_a_table(tmp_path):

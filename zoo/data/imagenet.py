@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ import torch
 
 from zoo.data import Dataset
 from zoo.data.images import Item, check_labels, decode, from_folder
+from zoo.entry import Input
 from zoo.errors import UserError
 
 ENVIRONMENT = "ZOO_IMAGENET"
@@ -34,14 +36,18 @@ class View:
     resize: int
     interpolation: str = "bilinear"
 
+    @classmethod
+    def of(cls, spec: Input) -> View:
+        """Return the view that a network's accuracy was measured on."""
+        return cls(spec.size, math.floor(spec.size / spec.crop_pct), spec.interpolation)
+
 
 VIEWS = {"imagenet": View(224, 256), "imagenet-299": View(299, 341, "bicubic")}
-"""The test images as networks of each input size are measured on them: the middle 7/8 of the shorter side."""
+"""The views that have names; `prepared` gives any other, as `zoo eval` needs."""
 TRAIN = View(256, 256)
 """Training images: squares, from which augmentation takes its crops. The whole set takes 252 GB of disk."""
 
 
-@lru_cache(maxsize=2)
 def load(name: str, split: str) -> Dataset:
     """Return the validation images (split `test`) in one view, or the training images: (N, 3, side, side).
 
@@ -50,7 +56,16 @@ def load(name: str, split: str) -> Dataset:
     """
     if split not in ("train", "test"):
         raise UserError(f"data set {name!r} has the splits 'train' and 'test' (the validation images), not {split!r}")
-    view = TRAIN if split == "train" else VIEWS[name]
+    return prepared(name, split, TRAIN if split == "train" else VIEWS[name])
+
+
+@lru_cache(maxsize=2)
+def prepared(name: str, split: str, view: View) -> Dataset:
+    """Return the images of a split in any view, from the file that holds them so; it is made when there is none.
+
+    Raises:
+        UserError: the images cannot be had.
+    """
     key, items = _items(split)
     base = _folder() / hashlib.sha256(f"{key} {view}".encode()).hexdigest()
     index = base.with_suffix(".json")
@@ -125,7 +140,7 @@ def _crop(view: View) -> Callable[[Any], Any]:
     def apply(image: Any) -> Any:
         from PIL import Image
 
-        method = Image.Resampling.BILINEAR if view.interpolation == "bilinear" else Image.Resampling.BICUBIC
+        method = Image.Resampling[view.interpolation.upper()]
         scale = view.resize / min(image.size)
         image = image.resize([max(view.side, round(length * scale)) for length in image.size], method)
         left, top = ((length - view.side) // 2 for length in image.size)
