@@ -103,7 +103,7 @@ def _craft(bench: Workbench, job: Job, start: int, stop: int) -> Tensor:
     x = clean.float() / 255
     rng = Rng(job.seed, index.tolist(), device)
     attack, substitute = bench.attack(job.attack), bench.substitute(job.substitute)
-    with substitute.session():
+    with substitute.session(job.seed):
         adv = attack(
             substitute,
             x,

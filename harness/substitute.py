@@ -27,8 +27,11 @@ SNAPSHOT_BYTES = 2 * 10**9
 class Crafter(Model, Protocol):
     """A model that can be attacked for the length of a session."""
 
-    def session(self) -> AbstractContextManager[None]:
-        """Prepare for crafting; whatever is changed is as before when the context ends."""
+    def session(self, seed: int | None = None) -> AbstractContextManager[None]:
+        """Prepare for crafting; whatever is changed is as before when the context ends.
+
+        `seed` decides what the substitute itself draws, such as the order of LGV's snapshots; None is the one it was made with.
+        """
 
 
 class Substitute(PlainModel):
@@ -91,7 +94,7 @@ class Substitute(PlainModel):
             self._current = state
 
     @contextmanager
-    def session(self) -> Iterator[None]:
+    def session(self, seed: int | None = None) -> Iterator[None]:
         """Evaluate, freeze parameters and quantise each weight once; on exit modes, flags and states are as before."""
         modes = [(part, part.training) for part in self.module.modules()]
         quantizers: list[nn.Module] = [
@@ -124,11 +127,11 @@ class _Group:
         self.per_forward = any(member.per_forward for member in members)
 
     @contextmanager
-    def session(self) -> Iterator[None]:
+    def session(self, seed: int | None = None) -> Iterator[None]:
         """Open the members' sessions."""
         with ExitStack() as stack:
             for member in self.members:
-                stack.enter_context(member.session())
+                stack.enter_context(member.session(seed))
             yield
 
     def begin_batch(self) -> None:
@@ -220,6 +223,21 @@ class Rotation(_Group):
         self._active.begin_forward()
 
 
+class Sampled(Rotation):
+    """A member drawn for each iteration, with replacement and by a seed."""
+
+    def __init__(self, members: Sequence[Crafter], seed: int = 0) -> None:
+        super().__init__(members, _sampled(len(members), seed))
+        self.seed = seed
+
+    @contextmanager
+    def session(self, seed: int | None = None) -> Iterator[None]:
+        """Draw the sequence of members and open their sessions."""
+        self._turn = _sampled(len(self.members), self.seed if seed is None else seed)
+        with super().session(seed):
+            yield
+
+
 class LGV(PlainModel):
     """One network, many weights; each iteration loads the next of a seeded order without replacement.
 
@@ -244,8 +262,13 @@ class LGV(PlainModel):
         self.part = module if part is None else part
         self.weights = weights
         self._held: dict[int, dict[str, Tensor]] = {}
-        self._order = torch.randperm(len(weights), generator=torch.Generator().manual_seed(seed)).tolist()
+        self.seed = seed
+        self._order = self._shuffled(seed)
         self._loaded: int | None = None
+
+    def _shuffled(self, seed: int) -> list[int]:
+        order: list[int] = torch.randperm(len(self.weights), generator=torch.Generator().manual_seed(seed)).tolist()
+        return order
 
     def begin_batch(self) -> None:
         """Load the first snapshot of the order."""
@@ -268,8 +291,9 @@ class LGV(PlainModel):
         return found
 
     @contextmanager
-    def session(self) -> Iterator[None]:
-        """Evaluate and freeze parameters; on exit weights, modes and flags are as before."""
+    def session(self, seed: int | None = None) -> Iterator[None]:
+        """Evaluate, freeze parameters and shuffle the snapshots; on exit weights, modes and flags are as before."""
+        self._order = self._shuffled(self.seed if seed is None else seed)
         before = {name: tensor.clone() for name, tensor in self.part.state_dict().items()}
         modes = [(part, part.training) for part in self.module.modules()]
         with ExitStack() as stack:
@@ -303,7 +327,7 @@ def ensemble(members: Sequence[Crafter], how: Combination, seed: int = 0) -> Cra
         UserError: no members, or no such combination.
     """
     if how == "sampling":
-        return Rotation(members, _sampled(len(members), seed))
+        return Sampled(members, seed)
     if how not in ("logits", "softmax", "logits-sum", "double-softmax"):
         raise UserError(f"members are combined by logits, softmax or sampling, not by {how!r}")
     return Ensemble(members, how)

@@ -101,7 +101,7 @@ class Shop:
         rng = Rng(head["seed"], head["indices"], "cpu")
         offered = {"eps": head["eps"], "steps": head["steps"], "rng": rng, "pool": Images(self.images, self.labels)}
         given = wanted(attack, offered)
-        with model.session(), audited(model) as counts:
+        with model.session(head["seed"]), audited(model) as counts:
             adv = attack(model, x.clone(), y.clone(), **given, **head["settings"])
         if not isinstance(adv, Tensor):
             raise RuleError(f"attack() returned {type(adv).__name__}, not a tensor of images")

@@ -28,6 +28,7 @@ from zoo.snapshots import join
 MIXED = SUITE.replace(
     "substitutes: [tiny-resnet, tiny-resnet-2bit]",
     "substitutes: [tiny-resnet, tiny-resnet-2bit, tiny-lgv, "
+    "{name: drawn, models: [tiny-resnet, tiny-resnet-2bit], ensemble: sampling}, "
     "{name: one, models: [tiny-resnet-2bit, tiny-lgv], mixture: [1, 1]}, "
     "{name: two, models: [tiny-resnet-2bit, tiny-lgv], mixture: [1, 2]}]",
 ).replace("limit: 25", "limit: 5")
@@ -96,6 +97,15 @@ def test_mixtures_and_snapshots_of_a_suite_are_what_is_built_by_hand(
     for name, model in expected.items():
         assert torch.equal(found[name], by_hand(context, model)), name
     assert not torch.equal(found["one"], found["two"]) and not torch.equal(found["one"], found["tiny-lgv"])
+
+
+def test_the_seed_of_a_job_decides_what_its_substitute_draws(context: Context) -> None:
+    by_seed = {name: [craft(context, Job(name, "mim", seed)).images for seed in range(4)] for name in ("tiny-lgv", "drawn")}
+    for name, found in by_seed.items():
+        assert len({images.numpy().tobytes() for images in found}) > 1, name
+    assert torch.equal(craft(context, Job("tiny-resnet", "mim", 0)).images, craft(context, Job("tiny-resnet", "mim", 1)).images)
+    lgv = workbench(context).substitute("tiny-lgv")
+    assert torch.equal(by_hand(context, lgv), by_seed["tiny-lgv"][0]), "without a seed a session is as it was made"
 
 
 def test_the_key_of_an_image_follows_the_mixture_and_every_schedule_in_it(context: Context, tmp_path: Path) -> None:
