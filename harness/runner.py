@@ -42,6 +42,7 @@ from harness.snapshot import Snapshot, take
 from harness.suite import Suite
 from harness.unfinished import Request, remembered
 from harness.workbench import Context, Workbench, forget, workbench
+from zoo.devices import check_device
 from zoo.errors import UserError
 from zoo.intervals import wilson
 
@@ -119,15 +120,6 @@ def run(suite: Suite, request: Request, out: Path, notify: Notify | None = None)
         reasons = "; ".join(dict.fromkeys(report.blocked.values()))
         raise UserError(f"nothing of suite {suite.name} could run: {reasons}")
     return report
-
-
-def check_device(device: str) -> None:
-    """Refuse a device that torch does not know or cannot use."""
-    try:
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).split("\n")[0]
-        raise UserError(f"device {device!r} cannot be used ({reason}); use cpu, or a device that torch sees") from error
 
 
 def absent_models(bench: Workbench, models: Iterable[str]) -> dict[str, str]:

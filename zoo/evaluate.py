@@ -28,9 +28,14 @@ def evaluate(entry: ModelEntry, limit: int | None = None, device: str = "cpu", b
     """Measure the top-1 accuracy in percent with its 95 % Wilson interval and compare it with the claim.
 
     `ok` is False when the claim lies outside the interval and more than two points from the measured value.
+
+    Raises:
+        UserError: the weights or the images cannot be had, or the device cannot be used.
     """
     from zoo.build import load_entry
+    from zoo.devices import check_device
 
+    check_device(device)
     data = images(entry).head(limit)
     model = load_entry(entry).to(device)
     correct = int((predictions(model, data.images, batch_size, device) == data.labels).sum())

@@ -11,10 +11,11 @@ from torch import nn
 
 from zoo.build import load_entry, missing_message, weights_path
 from zoo.data import load as load_data
+from zoo.devices import check_device
 from zoo.entry import ModelEntry
 from zoo.errors import UserError
 from zoo.registry import Registry
-from zoo.store import cache_root, place_for, verified
+from zoo.store import ENVIRONMENT, cache_root, place_for, ready, verified
 
 if TYPE_CHECKING:
     from zoo.recipes import BuildReport
@@ -48,7 +49,7 @@ def make(
     that were asked for are made anew.
 
     Raises:
-        UserError: an entry has no recipe, or its data or start cannot be had.
+        UserError: an entry has no recipe, its data or start cannot be had, or the device or a folder cannot be used.
     """
     from zoo import recipes
 
@@ -56,6 +57,10 @@ def make(
     for entry in asked:
         if entry.recipe is None:
             raise UserError(missing_message(entry))
+    check_device(device)
+    if out is not None:
+        ready(out, "name another one with --out")
+    ready(cache_root() / "built", f"set {ENVIRONMENT} to another one")
     order = recipes.build_order(asked, registry, lambda entry: find(entry, out) is not None)
     made: dict[str, Path] = {}
 

@@ -93,14 +93,22 @@ def suite_models(suite: str) -> list[str]:
         raise UserError(f"unknown suite {suite!r} ({path}); see harness list, or give the path of a .yaml file")
     content = _included(path, shipped)
     names: dict[str, None] = {}
-    for item in content.get("substitutes") or []:
-        for name in item.get("models") or [] if isinstance(item, dict) else [item]:
-            names[str(name)] = None
+    for item in _listed(content.get("substitutes"), f"{path}: substitutes"):
+        models = item.get("models") if isinstance(item, dict) else [item]
+        names |= dict.fromkeys(_listed(models, f"{path}: substitutes.models", of=str))
     groups = content.get("targets")
-    for group in groups.values() if isinstance(groups, dict) else [groups or []]:
-        for name in group:
-            names[str(name)] = None
+    for group in groups.values() if isinstance(groups, dict) else [groups]:
+        names |= dict.fromkeys(_listed(group, f"{path}: targets", of=str))
     return list(names)
+
+
+def _listed(value: Any, where: str, of: type = object) -> list[Any]:
+    """Return a list as it is, and nothing as an empty one; refuse anything else."""
+    if value is None:
+        return []
+    if not isinstance(value, list) or not all(isinstance(item, of) for item in value):
+        raise UserError(f"{where}: expected a list{' of names of models' if of is str else ''}, found {str(value)[:80]!r}")
+    return value
 
 
 def _included(path: Path, shipped: Path, depth: int = 0) -> dict[str, Any]:

@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,16 +16,30 @@ from pathlib import Path
 
 from zoo.errors import UserError
 from zoo.hub import Verdict
+from zoo.hub.cache import ENVIRONMENT, read_json, sha256_of, state_of, write_atomically
 from zoo.hub.cache import default_folder as cache_root
-from zoo.hub.cache import read_json, sha256_of, state_of, write_atomically
 
-__all__ = ["Built", "all_built", "built_path", "cache_root", "check_built", "parts", "place_for", "recorded"]
-__all__ += ["verified", "verified_path"]
+__all__ = ["ENVIRONMENT", "Built", "all_built", "built_path", "cache_root", "check_built", "parts", "place_for", "recorded"]
+__all__ += ["ready", "verified", "verified_path"]
 
 
 def place_for(name: str) -> Path:
     """Return the file that `zoo build` writes for a model."""
     return cache_root() / "built" / f"{name}.safetensors"
+
+
+def ready(folder: Path, cure: str) -> None:
+    """Make a folder and see that files can be written to it.
+
+    Raises:
+        UserError: they cannot; the message ends with the cure.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(f"cannot write to the folder {folder} ({error.strerror}); {cure}") from error
 
 
 def built_path(name: str) -> Path | None:

@@ -41,9 +41,9 @@ def bench_command(
     """
     from harness.bench import ATTACKS, default_substitutes, speeds
     from harness.executors.local import single_thread
-    from harness.runner import check_device
     from harness.suite import load
     from harness.workbench import Context, workbench
+    from zoo.devices import check_device
 
     open_registry(overlays)
     check_device(device)

@@ -96,9 +96,9 @@ def plan_command(overlays: tuple[Path, ...], /, out: Path, as_json: bool, no_mea
 
 def _print_plan(request: Request, out: Path, as_json: bool, measure: bool) -> None:
     from harness.plan import plan
-    from harness.runner import check_device
     from harness.suite import load
     from harness.workbench import Context, workbench
+    from zoo.devices import check_device
 
     check_device(request.device)
     context = Context(load(request.suite), request.overlays, request.device, request.limit)

@@ -79,10 +79,11 @@ def prepared(name: str, split: str, view: View) -> Dataset:
 
 
 def _folder() -> Path:
-    from zoo.hub import default_folder
+    from zoo.store import ENVIRONMENT as CACHE
+    from zoo.store import cache_root, ready
 
-    folder = default_folder() / "images"
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = cache_root() / "images"
+    ready(folder, f"set {CACHE} to another one")
     return folder
 
 

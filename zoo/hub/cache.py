@@ -26,12 +26,16 @@ ENVIRONMENT = "ZOO_CACHE"
 
 
 def default_folder() -> Path:
-    """Return the cache folder that the environment asks for; it need not exist."""
-    chosen = os.environ.get(ENVIRONMENT)
-    if chosen:
-        return Path(chosen).expanduser()
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "zoo"
+    """Return the cache folder that the environment asks for; it need not exist.
+
+    Raises:
+        UserError: a file is in its place.
+    """
+    chosen, base = os.environ.get(ENVIRONMENT), os.environ.get("XDG_CACHE_HOME")
+    folder = Path(chosen).expanduser() if chosen else (Path(base) if base else Path.home() / ".cache") / "zoo"
+    if blocking := next((p for p in (folder, *folder.parents) if p.is_file()), None):
+        raise UserError(f"the cache cannot be {folder}: {blocking} is a file; set {ENVIRONMENT} to a folder")
+    return folder
 
 
 def sha256_of(path: Path) -> str:

@@ -29,6 +29,8 @@ def push(entry: ModelEntry, path: Path, repo: str, *, license: str | None = None
     Raises:
         UserError: the file is no safetensors file, no licence is known, or the Hub refuses.
     """
+    if not path.is_file():
+        raise UserError(f"{entry.name}: there is no file {path}")
     if not is_safetensors(path):
         raise UserError(f"{entry.name}: {path} is no safetensors file; only those are published")
     terms = license or (entry.weights.license if entry.weights else None)
