@@ -21,9 +21,9 @@ _LOADING = ("checkpoint_path", "cache_dir", "pruned", "kwargs_filter")
 
 
 class Record(BaseModel):
-    """Base of every record: strict types, no unknown keys, immutable, hashable by value."""
+    """Base of every record: strict types, no unknown keys, finite numbers, immutable, hashable by value."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class Input(Record):
@@ -106,7 +106,7 @@ class Recipe(Record):
     batch_size: int | None = Field(default=None, ge=1)
     lr: float | None = Field(default=None, gt=0)
     weight_decay: float | None = Field(default=None, ge=0)
-    momentum: float = 0.9
+    momentum: float = Field(default=0.9, ge=0, lt=1)
     schedule: Literal["cosine", "constant", "step"] = "cosine"
     states: tuple[State, ...] | None = None
     """Training states, one per step in turn (QAA: [w, wa]); null trains with everything quantised that the entry quantises."""

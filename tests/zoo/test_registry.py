@@ -115,6 +115,15 @@ def test_wildcards_match_in_natural_order_and_an_empty_match_is_an_error() -> No
             (BASE.replace("zoo:digits-resnet8", f"timm:resnet18\n    arch_args: {{{key}: a}}"), ("models.tiny", key))
             for key in ("checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir")
         ],
+        (BASE.replace("mean: [0.5]", "mean: [.nan]"), ("models.tiny.input.mean", "finite number")),
+        (BASE.replace("std: [0.5]", "std: [.inf]"), ("models.tiny.input.std", "finite number")),
+        (BASE + "    recipe: {kind: train, lr: .inf}\n", ("recipe.lr", "finite number")),
+        (BASE + "    recipe: {kind: train, momentum: .nan}\n", ("recipe.momentum", "finite number")),
+        (BASE + "    recipe: {kind: train, options: {gamma: .nan}}\n", ("recipe.options.gamma", "finite number")),
+        (BASE + "    recipe: {kind: train, options: {milestones: [1, -.inf]}}\n", ("recipe.options.milestones",)),
+        (BASE.replace("classes: 10", "classes: 10\n    arch_args: {width: .inf}"), ("arch_args.width", "finite number")),
+        (BASE + "    recipe: {kind: train, momentum: 1.0}\n", ("recipe.momentum", "less than 1")),
+        (BASE + "    recipe: {kind: train, momentum: -0.1}\n", ("recipe.momentum", "greater than or equal to 0")),
         (BASE.replace("zoo:digits-resnet8", "os:system"), ("models.tiny.arch",)),
         ("version: 2\nmodels: {}\n", ("version: expected 1",)),
         ("version: 1\nmodels: []\n", ("models: expected a mapping",)),
