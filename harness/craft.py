@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from harness import shards
+from harness.kernels import fixed
 from harness.selection import Job
 from harness.workbench import Context, Workbench, workbench
 from zoo.errors import UserError
@@ -103,7 +104,7 @@ def _craft(bench: Workbench, job: Job, start: int, stop: int) -> Tensor:
     x = clean.float() / 255
     rng = Rng(job.seed, index.tolist(), device)
     attack, substitute = bench.attack(job.attack), bench.substitute(job.substitute)
-    with substitute.session(job.seed):
+    with fixed(device), substitute.session(job.seed):
         adv = attack(
             substitute,
             x,

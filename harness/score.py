@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from harness import shards
 from harness.craft import collect
+from harness.kernels import fixed
 from harness.selection import Job
 from harness.workbench import Context, workbench
 from zoo.errors import UserError
@@ -41,7 +42,8 @@ def predict(model: nn.Module, images: Tensor, device: str) -> Tensor:
     for start in range(0, len(images), BATCH):
         batch = images[start : start + BATCH]
         padded = torch.cat([batch, batch[-1:].expand(BATCH - len(batch), *batch.shape[1:])])
-        out.append(model(padded.to(device).float() / 255).argmax(1)[: len(batch)].cpu())
+        with fixed(device):
+            out.append(model(padded.to(device).float() / 255).argmax(1)[: len(batch)].cpu())
     return torch.cat(out).to(torch.int16)
 
 

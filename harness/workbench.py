@@ -12,9 +12,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor, nn
 
+from harness.kernels import device_name
 from harness.suite import SubstituteSpec, Suite
 from zoo import registry as registries
 from zoo.build import identity, load_entry, weights_path, weights_sha256
@@ -148,8 +148,8 @@ class Workbench:
     @cached_property
     def made_by(self) -> list[str]:
         """What can move the last bits of a result beside what is asked for."""
-        device = torch.device(self.context.device).type
-        return [code_digest(), device, *(metadata.version(package) for package in ("torch", "timm", "pillow"))]
+        packages = (metadata.version(package) for package in ("torch", "timm", "pillow"))
+        return [code_digest(), device_name(self.context.device), *packages]
 
 
 def _digest(content: Any) -> str:
@@ -203,7 +203,7 @@ def is_collection(entry: ModelEntry) -> bool:
 def code_digest() -> str:
     """sha256 over the sources that decide the bytes of an image or an answer, so that a change of code serves nothing old."""
     here, zoo = Path(__file__).parent, Path(registries.__file__).parent
-    files = [here / f"{name}.py" for name in ("craft", "score", "substitute", "workbench")]
+    files = [here / f"{name}.py" for name in ("craft", "kernels", "score", "substitute", "workbench")]
     files += [zoo / f"{name}.py" for name in ("build", "checkpoints", "snapshots", "tf_inception")]
     for folder in (here / "attacks", zoo / "quant", zoo / "archs"):
         files += sorted(folder.rglob("*.py"))
