@@ -16,7 +16,7 @@ from harness import shards
 from harness.kernels import fixed
 from harness.selection import Job
 from harness.workbench import Context, Workbench, workbench
-from zoo.errors import UserError
+from zoo.errors import MachineError, UserError
 
 GPU_PIXELS = 64 * 224 * 224
 """Pixels of all images in one pass on a GPU: 64 of ImageNet's, 3136 of CIFAR-10's."""
@@ -56,11 +56,11 @@ def make_blocks(context: Context, job: Job, key: str, blocks: tuple[tuple[int, i
     """Craft blocks of a job and hand them over; touches no cache, so it runs on any machine.
 
     Raises:
-        UserError: this machine would make other images than the one that asks for the images of `key`.
+        MachineError: this machine would make other images than the one that asks for the images of `key`.
     """
     bench = workbench(context)
     if bench.craft_key(job.substitute, job.attack, job.seed) != key:
-        raise UserError(
+        raise MachineError(
             f"{platform.node()} would craft other images of {job.substitute} x {job.attack} than this machine: its code, "
             f"torch, data or weights are others; install the same versions on all nodes"
         )
@@ -152,7 +152,7 @@ def collect(context: Context, job: Job) -> Crafted:
     """Read all blocks of a job and check the budget on the bytes.
 
     Raises:
-        UserError: a block is missing or damaged.
+        MachineError: a block is missing or damaged.
         ValueError: an image lies outside the ball, which no path through `to_bytes` can produce.
     """
     bench = workbench(context)
@@ -161,7 +161,7 @@ def collect(context: Context, job: Job) -> Crafted:
     for start, stop in spans(len(bench.data), bench.suite.block):
         shard = shards.read(shard_path(context, key, start, stop))
         if shard is None:
-            raise UserError(f"images {start} to {stop - 1} of {job} vanished from {context.cache_folder}; run the command again")
+            raise MachineError(f"images {start} to {stop - 1} of {job} vanished from {context.cache_folder}; run again")
         parts.append(shard[0])
         seconds += float(shard[1]["seconds"])
     images = torch.cat(parts)

@@ -13,7 +13,7 @@ from typing import TypeVar
 from pydantic import ValidationError
 
 from zoo.entry import Record
-from zoo.errors import UserError
+from zoo.errors import MachineError, UserError
 
 _FIXES = {
     errno.EACCES: "give yourself write permission there, or choose another folder with {choice}",
@@ -35,7 +35,7 @@ def atomic_write(path: Path, data: str | bytes, choice: str = "--out") -> None:
 
     The data goes to a temporary file in the same folder, is flushed to the disk and renamed. Missing parent folders are
     made. Text is written as UTF-8 with its line ends as they are. Whatever goes wrong, Ctrl-C included, no temporary
-    file stays; an OSError becomes a UserError that names the file and the fix, such as another folder with `choice`.
+    file stays; an OSError becomes a MachineError that names the file and the fix, such as another folder with `choice`.
     """
     content = data.encode() if isinstance(data, str) else data
     temporary = path.with_name(f".{path.name[:100]}.{secrets.token_hex(6)}.tmp")
@@ -57,7 +57,7 @@ def atomic_write(path: Path, data: str | bytes, choice: str = "--out") -> None:
 
 
 def remove(path: Path) -> None:
-    """Remove a file if it is there; an OSError becomes a UserError."""
+    """Remove a file if it is there; an OSError becomes a MachineError."""
     try:
         path.unlink(missing_ok=True)
     except OSError as error:
@@ -71,10 +71,10 @@ def sweep(folder: Path) -> None:
             remove(path)
 
 
-def cannot(verb: str, path: Path, error: OSError, choice: str = "--out") -> UserError:
+def cannot(verb: str, path: Path, error: OSError, choice: str = "--out") -> MachineError:
     """Return the error that says what cannot be done to a file, why, and the fix."""
     fix = _FIXES.get(error.errno or 0, "mend that, or choose another folder with {choice}").format(choice=choice)
-    return UserError(f"cannot {verb} {path}: {error.strerror or error}; {fix}")
+    return MachineError(f"cannot {verb} {path}: {error.strerror or error}; {fix}")
 
 
 def _sync_folder(folder: Path) -> None:

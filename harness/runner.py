@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import torch
@@ -43,7 +42,7 @@ from harness.suite import Suite
 from harness.unfinished import Request, remembered
 from harness.workbench import Context, Workbench, forget, workbench
 from zoo.devices import check_device
-from zoo.errors import UserError
+from zoo.errors import MachineError, UserError
 from zoo.intervals import wilson
 
 
@@ -60,7 +59,6 @@ class Report:
 
 Notify = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and how much there is."""
-R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -110,12 +108,17 @@ def run(suite: Suite, request: Request, out: Path, notify: Notify | None = None)
         snapshot = claim_folder(report.folder, snapshot)
         with executor as opened, remembered(report.folder, request, suite):
             work = Work(context, snapshot, opened, notify or (lambda what, done, total: None), report)
-            clean = predict_clean(work, [t for t in targets if t not in blocked])
+            clean, failed = predict_clean(work, [t for t in targets if t not in blocked])
+            blocked |= failed
             blocked |= gate(bench, clean, [t for t in targets if t not in blocked])
             report.blocked = blocked
-            _note_absent(report, jobs, bench)
-            for job in _runnable(bench, jobs, blocked, report):
-                _job(work, job, clean, targets)
+            missing = _missing(bench, jobs, blocked)
+            _note_absent(report, missing, jobs)
+            for job in jobs:
+                if job in missing:
+                    report.blocked[job.substitute] = missing[job]
+                else:
+                    _job(work, job, clean, targets)
     if not report.written and not report.reused:
         reasons = "; ".join(dict.fromkeys(report.blocked.values()))
         raise UserError(f"nothing of suite {suite.name} could run: {reasons}")
@@ -133,8 +136,11 @@ def absent_models(bench: Workbench, models: Iterable[str]) -> dict[str, str]:
     return blocked
 
 
-def predict_clean(work: Work, targets: list[str]) -> Clean:
-    """Predict the clean images with every target, keep what an earlier run found, and write clean.json."""
+def predict_clean(work: Work, targets: list[str]) -> tuple[Clean, dict[str, str]]:
+    """Predict the clean images with every target, keep what an earlier run found, and write clean.json.
+
+    Returns it, and the targets that could not predict, with the reason.
+    """
     data = workbench(work.context).data
     snapshot, folder = work.snapshot, work.report.folder
     known: dict[str, Predictions] = {}
@@ -142,7 +148,8 @@ def predict_clean(work: Work, targets: list[str]) -> Clean:
         before = read_clean(folder)
         if before.suite_digest == snapshot.digest:
             known = dict(before.predictions)
-    known.update(_score(work, "clean images", None, data.images, [t for t in targets if t not in known]))
+    found, failed = _score(work, "clean images", None, data.images, [t for t in targets if t not in known])
+    known.update(found)
     clean = Clean(
         suite=snapshot.suite.name,
         suite_version=snapshot.suite.version,
@@ -152,7 +159,7 @@ def predict_clean(work: Work, targets: list[str]) -> Clean:
         predictions={t: known[t] for t in snapshot.suite.target_names if t in known},
     )
     write_clean(folder, clean)
-    return clean
+    return clean, failed
 
 
 def gate(bench: Workbench, clean: Clean, targets: Iterable[str]) -> dict[str, str]:
@@ -169,29 +176,24 @@ def gate(bench: Workbench, clean: Clean, targets: Iterable[str]) -> dict[str, st
     return blocked
 
 
-def _note_absent(report: Report, jobs: Iterable[Job], bench: Workbench) -> None:
-    """Record the rows that cannot be made, beside those that an earlier run could not, so that a board shows them missing."""
+def _missing(bench: Workbench, jobs: Iterable[Job], blocked: Mapping[str, str]) -> dict[Job, str]:
+    """Return the jobs whose substitute cannot take part, with the reason."""
+    reasons = {job: [blocked[m] for m in bench.suite.substitute(job.substitute).models if m in blocked] for job in jobs}
+    return {job: found[0] for job, found in reasons.items() if found}
+
+
+def _note_absent(report: Report, missing: Mapping[Job, str], tried: Iterable[Job] = ()) -> None:
+    """Record the rows that cannot be made, so that a board shows them missing; those that are tried again are forgotten."""
     rows = {(row.substitute, row.attack): row for row in read_absent(report.folder).rows}
-    for job in jobs:
+    for job in tried:
         rows.pop((job.substitute, job.attack), None)
-        missing = [m for m in bench.suite.substitute(job.substitute).models if m in report.blocked]
-        if missing:
-            reason = report.blocked[missing[0]]
-            rows[job.substitute, job.attack] = Absent(substitute=job.substitute, attack=job.attack, reason=reason)
+    for job, reason in missing.items():
+        rows[job.substitute, job.attack] = Absent(substitute=job.substitute, attack=job.attack, reason=reason)
     write_absent(report.folder, AbsentRows(rows=tuple(rows[key] for key in sorted(rows))))
 
 
-def _runnable(bench: Workbench, jobs: Iterable[Job], blocked: dict[str, str], report: Report) -> Iterator[Job]:
-    for job in jobs:
-        missing = [m for m in bench.suite.substitute(job.substitute).models if m in blocked]
-        if missing:
-            report.blocked[job.substitute] = blocked[missing[0]]
-        else:
-            yield job
-
-
 def _job(work: Work, job: Job, clean: Clean, targets: list[str]) -> None:
-    """Make one row, or keep the one that is there."""
+    """Make one row, or keep the one that is there; one that cannot be made, or a target that fails, leaves the others be."""
     context, report = work.context, work.report
     bench = workbench(context)
     template = _template(bench, job, work.snapshot)
@@ -201,15 +203,22 @@ def _job(work: Work, job: Job, clean: Clean, targets: list[str]) -> None:
         report.reused.append(path)
         return
     title = f"{job.substitute} x {job.attack}" + (f" seed {job.seed}" if job.seed else "")
-    crafted = _craft(work, f"crafting {title}", job)
+    try:
+        crafted = _craft(work, f"crafting {title}", job)
+    except MachineError:
+        raise
+    except UserError as error:
+        report.blocked[title] = f"{title}: {error}"
+        _note_absent(report, {job: report.blocked[title]})
+        return
     others = {t: outcome for t, outcome in known.outcomes.items() if t not in targets} if known else {}
     if known is not None and known.images_sha256 != shards.digest(crafted.images):  # other code: what is there is scored anew
         gone = absent_models(bench, others)
         targets, others = [*targets, *(t for t in others if t not in gone and t in clean.predictions)], {}
     ready = [t for t in targets if t not in report.blocked]
-    found = _score(work, f"scoring {title}", job, crafted.images, ready)
+    found, failed = _score(work, f"scoring {title}", job, crafted.images, ready)
     outcomes = others | {t: Outcome(clean=clean.predictions[t], adv=adv) for t, adv in found.items()}
-    reasons = {**(known.failures if known else {}), **report.blocked}
+    reasons = {**(known.failures if known else {}), **report.blocked, **failed}
     order = context.suite.target_names
     row = template(
         outcomes={t: outcomes[t] for t in order if t in outcomes},
@@ -220,32 +229,46 @@ def _job(work: Work, job: Job, clean: Clean, targets: list[str]) -> None:
 
 
 def _craft(work: Work, title: str, job: Job) -> Crafted:
-    """Have the blocks crafted that the cache lacks, keep each as it comes, and return all images."""
+    """Have the blocks crafted that the cache lacks, keep each as it comes, and return all images.
+
+    Raises:
+        UserError: a block cannot be crafted; the blocks after it are not tried.
+    """
     context = work.context
     key = workbench(context).craft_key(job.substitute, job.attack, job.seed)
     blocks = lacking(context, job)
     tasks = [(block,) for block in blocks]  # one each: what a worker holds is lost when it is killed
     for done, (_, result) in enumerate(work.executor.run(partial(make_blocks, context, job, key), tasks), 1):
-        for made in _unwrap(result):
+        if isinstance(result, UserError):
+            raise result
+        for made in result:
             keep(context, key, made)
         work.notify(title, done, len(blocks))
     return collect(context, job)
 
 
-def _score(work: Work, title: str, job: Job | None, images: Tensor, targets: list[str]) -> dict[str, Predictions]:
-    """Return the targets' predictions on images, from the cache where it has them."""
+def _score(
+    work: Work, title: str, job: Job | None, images: Tensor, targets: Iterable[str]
+) -> tuple[dict[str, Predictions], dict[str, str]]:
+    """Return the models' predictions on images, from the cache where it has them, and the reasons of those that fail."""
     context = work.context
     bench = workbench(context)
     known = {target: shards.read(score_path(context, job, target)) for target in targets}
     found = {target: Predictions(shard[0].numpy()) for target, shard in known.items() if shard is not None}
     todo = [(target, bench.identity(target)) for target in targets if target not in found]
     shipped = None if work.executor.sees_cache else images.numpy()
+    failed: dict[str, str] = {}
     for (target, _), result in work.executor.run(partial(predictions, context, job, shipped), todo):
-        adv = np.array(_unwrap(result))
+        if isinstance(result, MachineError):
+            raise result
+        if isinstance(result, UserError):
+            failed[target] = f"{target}: {result}"
+            continue
+        adv = np.array(result)
         shards.write(score_path(context, job, target), torch.from_numpy(adv))
         found[target] = Predictions(adv)
-        work.notify(title, len(found), len(targets))
-    return found
+        work.notify(title, len(found), len(known))
+    return found, failed
 
 
 def _template(bench: Workbench, job: Job, snapshot: Snapshot) -> Callable[..., Row]:
@@ -289,9 +312,3 @@ def _known(path: Path, template: Callable[..., Row]) -> Row | None:
     row = read_row(path)
     fresh = template(outcomes={}, failures={"none": "-"})
     return row if all(getattr(row, key) == getattr(fresh, key) for key in ("suite_digest", "job_sha256", "limit")) else None
-
-
-def _unwrap(result: R | UserError) -> R:
-    if isinstance(result, UserError):
-        raise result
-    return result

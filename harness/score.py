@@ -15,7 +15,7 @@ from harness.craft import collect
 from harness.kernels import fixed
 from harness.selection import Job
 from harness.workbench import Context, workbench
-from zoo.errors import UserError
+from zoo.errors import MachineError
 
 BATCH = 50
 """Images that a target sees at once; fixed, as float kernels differ in their last bits between batch sizes."""
@@ -54,12 +54,12 @@ def predictions(context: Context, job: Job | None, images: np.ndarray | None, ta
     that this process shares with the one that asks, or the clean images when `job` is None.
 
     Raises:
-        UserError: the target is another one on this machine.
+        MachineError: the target is another one on this machine.
     """
     target, identity = task
     bench = workbench(context)
     if bench.identity(target) != identity:
-        raise UserError(f"{platform.node()} has another {target} than this machine: pull the same weights and registry there")
+        raise MachineError(f"{platform.node()} has another {target} than this machine: pull the same weights and registry there")
     if images is not None:
         pixels = torch.from_numpy(np.array(images))
     else:

@@ -13,6 +13,10 @@ class UserError(Exception):
     """
 
 
+class MachineError(UserError):
+    """What is wrong is the machine, such as a full disk or a lost worker: it ends a whole run, where others end one cell."""
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return "; did you mean 'x'?" for the nearest known name, or the empty string when none is near."""
     near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)

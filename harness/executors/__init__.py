@@ -23,7 +23,7 @@ class Executor(Protocol):
         """Yield (task, result) in the order of completion; a task that ended in a UserError yields that.
 
         Raises:
-            UserError: the workers are lost.
+            MachineError: the workers are lost.
         """
 
 

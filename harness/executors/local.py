@@ -15,7 +15,7 @@ from multiprocessing.connection import wait as wait_for
 from types import TracebackType
 from typing import TypeVar
 
-from zoo.errors import UserError
+from zoo.errors import MachineError, UserError
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -55,7 +55,7 @@ class Local:
         """Yield (task, result) in the order of completion; a task that ended in a UserError yields that.
 
         Raises:
-            UserError: a worker process died.
+            MachineError: a worker process died.
         """
         if self.workers <= 1:
             for task in tasks:
@@ -76,10 +76,13 @@ class Local:
                 for future in wait(pending, return_when=FIRST_COMPLETED).done:
                     yield pending.pop(future), future.result()
         except BrokenProcessPool as error:
-            raise UserError(
+            raise MachineError(
                 "a worker process died (killed, or out of memory); what was finished is kept: run the command again, "
                 "with a smaller --workers if memory is short"
             ) from error
+        finally:
+            for future in pending:
+                future.cancel()
 
 
 def single_thread() -> None:

@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from harness.executors.local import default_workers, guarded, single_thread
-from zoo.errors import UserError
+from zoo.errors import MachineError, UserError
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -90,7 +90,7 @@ class Ray:
         """Yield (task, result) in the order of completion; a task that ended in a UserError yields that.
 
         Raises:
-            UserError: a task's workers died again and again, or the cluster is lost.
+            MachineError: a task's workers died again and again, or the cluster is lost.
         """
         ray = self._ray
         remote = ray.remote(num_cpus=0 if self.gpus else 1, num_gpus=self.gpus, max_retries=RETRIES)(_run)
@@ -114,9 +114,9 @@ class Ray:
             for reference in pending:
                 ray.cancel(reference, force=True)
 
-    def _lost(self, error: Exception) -> UserError:
+    def _lost(self, error: Exception) -> MachineError:
         reason = (str(error).strip() or type(error).__name__).split("\n")[0]
-        return UserError(
+        return MachineError(
             f"a task failed {RETRIES + 1} times as its workers died ({reason}); what was finished is kept: mend the cluster "
             f"and run the command again, with a smaller --workers if memory is short"
         )

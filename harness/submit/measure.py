@@ -108,10 +108,11 @@ def judge(bench: Workbench, out: Path | None, workers: int, notify: Notify) -> I
             shutil.copyfile(known, folder / "clean.json")
         blocked = absent_models(bench, bench.suite.target_names)
         snapshot = take(bench, absent_models(bench, bench.suite.model_names))
-        work = Work(bench.context, snapshot, executor, notify, Report(folder), None)
+        work = Work(bench.context, snapshot, executor, notify, Report(folder))
         targets = [t for t in bench.suite.target_names if t not in blocked]
-        clean = predict_clean(work, targets)
-        blocked |= gate(bench, clean, targets)
+        clean, failed = predict_clean(work, targets)
+        blocked |= failed
+        blocked |= gate(bench, clean, [t for t in targets if t not in failed])
         if len(blocked) == len(bench.suite.target_names):
             raise UserError(f"no target of {bench.suite.name} can be scored here: {next(iter(blocked.values()))}")
         yield Judge(bench, snapshot, clean, blocked, executor, notify)
