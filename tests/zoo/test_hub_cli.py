@@ -16,8 +16,11 @@ from safetensors.torch import save
 
 import zoo
 from tests.hub_server import TOKEN, serve
+from zoo import quant
 from zoo import registry as registry_module
+from zoo.build import create
 from zoo.cli import main
+from zoo.entry import Input, ModelEntry
 from zoo.errors import UserError
 from zoo.pulling import suite_models
 
@@ -137,14 +140,16 @@ def test_verify_finds_what_was_altered(hub, run):
 
 
 def test_push_then_pull_by_the_pin(hub, run, tmp_path):
-    (tmp_path / "w.safetensors").write_bytes(content(3))
+    model = ModelEntry(name="mine", **{**tiny(), "input": Input(size=16, channels=1, mean=(0.5,), std=(0.5,))})
+    quant.save(create(model), tmp_path / "w.safetensors", packed=False)
     claim = {"top1": 97.5, "data": "digits", "source": "measured"}
     models = {"mine": tiny(clean_accuracy=claim)}
     arguments = ("push", "mine", "--repo", "o/mine", "--file", str(tmp_path / "w.safetensors"))
     refused(run(models, *arguments), "licence")
     result = run(models, *arguments, "--license", "mit")
     assert result.exit_code == 0 and "mine.yaml" in result.stderr, result.output
-    assert Path(run({}, "pull", "mine").stdout.split(": ")[1].strip()).read_bytes() == content(3)
+    pulled = Path(run({}, "pull", "mine").stdout.split(": ")[1].strip())
+    assert pulled.read_bytes() == (tmp_path / "w.safetensors").read_bytes()
 
 
 def test_a_pushed_model_gives_the_same_logits_when_it_is_pulled(hub, run, tmp_path):

@@ -12,9 +12,13 @@ from huggingface_hub import ModelCard, constants
 from safetensors.torch import save
 
 from tests.hub_server import TOKEN, serve
+from zoo.build import create, load_entry
+from zoo.entry import ModelEntry
 from zoo.errors import UserError
 from zoo.hub import Options, fetch, lock, pins_of, push, write_pins
 from zoo.hub.pins import set_value
+from zoo.quant import calibrate
+from zoo.quant import save as save_net
 from zoo.registry import load
 
 FILE = save({"w": torch.arange(1000, dtype=torch.float32)})
@@ -27,7 +31,7 @@ models:
   tiny:
     family: standard  # it is
     data: digits
-    arch: zoo:digits-resnet8
+    arch: zoo:resnet8-16px
     classes: 10
     input: {size: 16, channels: 1, mean: [0.5], std: [0.5]}
     clean_accuracy: {top1: 97.5, data: digits, source: measured}
@@ -70,6 +74,15 @@ def registry(tmp_path) -> Path:
 def entry(path: Path, name: str):
     load.__globals__["_load"].cache_clear()
     return load([path])[name]
+
+
+def trained(model: ModelEntry, path: Path) -> Path:
+    """Write weights that the model loads, as a recipe does."""
+    net = create(model)
+    if model.quant:
+        calibrate(net, torch.rand(2, 1, 16, 16))
+    save_net(net, path, packed=model.quant is not None)
+    return path
 
 
 def lines_changed(before: str, after: str) -> set[str]:
@@ -172,34 +185,64 @@ def test_lock_says_what_stands_in_the_way(hub, registry, monkeypatch, endpoint, 
 
 
 def test_push_publishes_a_pinned_model_with_a_card(hub, registry, tmp_path):
-    (tmp_path / "m.safetensors").write_bytes(FILE)
     quantised = entry(registry, "tiny-2bit")
+    file = trained(quantised, tmp_path / "q.safetensors")
     with pytest.raises(UserError, match="no licence is known"):
-        push(quantised, tmp_path / "m.safetensors", "o/up")
-    weights = push(quantised, tmp_path / "m.safetensors", "o/up", license="mit")
+        push(quantised, file, "o/up")
+    weights = push(quantised, file, "o/up", license="mit")
     assert hub.store.get("models", "o/up").main == weights.hub.revision
     write_pins(registry, {"tiny-2bit": pins_of(weights)})
     pinned = entry(registry, "tiny-2bit").weights
     assert pinned == weights
-    assert fetch("tiny-2bit", pinned).read_bytes() == FILE
+    assert fetch("tiny-2bit", pinned).read_bytes() == file.read_bytes()
 
-    push(entry(registry, "tiny"), tmp_path / "m.safetensors", "o/up")
+    push(entry(registry, "tiny"), trained(entry(registry, "tiny"), tmp_path / "m.safetensors"), "o/up")
     tree = hub.store.get("models", "o/up").commits[hub.store.get("models", "o/up").main]
     data = ModelCard(hub.store.read(tree["README.md"].sha256).decode()).data
     assert data.license == "mit" and data.model_name == "tiny"
     [result] = data.eval_results
     assert result.metric_value == 97.5 and result.metric_args == {"w_bits": 32, "a_bits": 32}
-    assert "measured" in hub.store.read(tree["README.md"].sha256).decode()
-    assert b'"arch": "zoo:digits-resnet8"' in hub.store.read(tree["config.json"].sha256)
+    assert "claim" in result.metric_name
+    text = hub.store.read(tree["README.md"].sha256).decode()
+    assert "The registry claims" in text and "(measured); publishing did not measure it again" in text
+    assert b'"arch": "zoo:resnet8-16px"' in hub.store.read(tree["config.json"].sha256)
 
 
 def test_push_refuses_pickles_and_says_when_the_token_may_not_write(hub, registry, tmp_path, monkeypatch):
     (tmp_path / "m.pt").write_bytes(b"\x80\x04" + b"x" * 100)
     with pytest.raises(UserError, match="no safetensors file"):
         push(entry(registry, "tiny"), tmp_path / "m.pt", "o/up")
-    (tmp_path / "m.safetensors").write_bytes(FILE)
+    trained(entry(registry, "tiny"), tmp_path / "m.safetensors")
     monkeypatch.setenv("HF_TOKEN", "hf_other")
     with pytest.raises(UserError, match="not allowed to write"):
         push(entry(registry, "tiny"), tmp_path / "m.safetensors", "o/up")
     with pytest.raises(UserError, match="Repo id must"):
         push(entry(registry, "tiny"), tmp_path / "m.safetensors", "a/b/c")
+
+
+def test_a_file_that_the_model_does_not_load_is_not_published(hub, registry, tmp_path):
+    (tmp_path / "other.safetensors").write_bytes(FILE)
+    with pytest.raises(UserError, match="does not fit the architecture"):
+        push(entry(registry, "tiny"), tmp_path / "other.safetensors", "o/up")
+    state = create(entry(registry, "tiny")).state_dict()
+    spoilt = {key: value * float("nan") if value.is_floating_point() else value for key, value in state.items()}
+    (tmp_path / "broken.safetensors").write_bytes(save(spoilt))
+    with pytest.raises(UserError, match="no finite logits of 10 classes"):
+        push(entry(registry, "tiny"), tmp_path / "broken.safetensors", "o/up")
+    assert not any("o/up" in request for request in map(str, hub.requests))
+
+
+def test_what_a_pushed_file_replaces_is_unpinned(hub, registry, tmp_path):
+    fields = ("hub: {repo: o/n, file: old.bin}", "url: https://example.org/old.bin", "keymap: akamaster", "license: mit")
+    foreign = "".join(f"      {field}\n" for field in fields)
+    start = REGISTRY.index("      hub: {repo")
+    end = REGISTRY.index("    # after the weights")
+    registry.write_text(REGISTRY[:start] + foreign + REGISTRY[end:])
+    tiny = entry(registry, "tiny")
+    weights = push(tiny, trained(tiny, tmp_path / "m.safetensors"), "o/up")
+    write_pins(registry, {"tiny": pins_of(weights, tiny.weights)})
+    pinned = entry(registry, "tiny")
+    assert pinned.weights == weights and "keymap: null" in registry.read_text()
+    x = torch.rand(2, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.equal(load_entry(pinned)(x), load_entry(tiny, tmp_path / "m.safetensors")(x))

@@ -180,6 +180,7 @@ def push(
 ) -> None:
     """Publish NAME on the Hub as safetensors with a model card, then pin it in the registry.
 
+    The file is loaded and run first; one that does not fit NAME's network is refused.
     Needs a token that may write (hf auth login, or HF_TOKEN).
 
     \b
@@ -194,7 +195,7 @@ def push(
     entry = registry[name]
     weights = publish(entry, file or weights_path(entry), repo, license=license, private=private)
     if pin:
-        write_pins(registry.sources[entry.name], {entry.name: pins_of(weights)})
+        write_pins(registry.sources[entry.name], {entry.name: pins_of(weights, entry.weights)})
         click.echo(f"pinned in {registry.sources[entry.name]}", err=True)
     assert weights.hub is not None
     if as_json:

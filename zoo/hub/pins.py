@@ -16,7 +16,7 @@ from zoo.hub.cache import write_atomically
 Scalar = str | int
 
 
-def write_pins(path: Path, pins: Mapping[str, Mapping[str, Scalar]]) -> None:
+def write_pins(path: Path, pins: Mapping[str, Mapping[str, Scalar | None]]) -> None:
     """Write fields of `weights` into a registry file: for each model, values by dotted key such as `hub.revision`.
 
     Raises:
@@ -29,7 +29,7 @@ def write_pins(path: Path, pins: Mapping[str, Mapping[str, Scalar]]) -> None:
     write_atomically(path, text.encode())
 
 
-def set_value(text: str, keys: list[str], value: Scalar, where: str) -> str:
+def set_value(text: str, keys: list[str], value: Scalar | None, where: str) -> str:
     """Return YAML text with one value set, adding the mappings that lead to it where they are missing.
 
     Raises:
@@ -63,7 +63,7 @@ def _child(node: yaml.Node | None, key: str) -> yaml.Node | None:
     return None
 
 
-def _flow(keys: list[str], value: Scalar) -> str:
+def _flow(keys: list[str], value: Scalar | None) -> str:
     """Return `{a: {b: value}}`, or the bare value without keys. JSON strings are YAML; plain words need no quotes."""
     plain = isinstance(value, str) and value[:1].isalpha() and all(c.isalnum() or c in "-_./" for c in value)
     quoted = value if plain and not _means_something_else(str(value)) else json.dumps(value)
@@ -83,7 +83,7 @@ def _replace(text: str, node: yaml.Node, new: str) -> str:
     return text[:start] + space + new + text[end:]
 
 
-def _into_flow(text: str, node: yaml.MappingNode, keys: list[str], value: Scalar) -> str:
+def _into_flow(text: str, node: yaml.MappingNode, keys: list[str], value: Scalar | None) -> str:
     end = node.end_mark.index - 1  # the closing brace
     before = text[:end].rstrip()
     comma = "" if before.endswith(("{", ",")) else ","
@@ -91,7 +91,7 @@ def _into_flow(text: str, node: yaml.MappingNode, keys: list[str], value: Scalar
     return f"{before}{comma}{space}{keys[0]}: {_flow(keys[1:], value)}{text[end:]}"
 
 
-def _into_block(text: str, node: yaml.MappingNode, keys: list[str], value: Scalar) -> str:
+def _into_block(text: str, node: yaml.MappingNode, keys: list[str], value: Scalar | None) -> str:
     indent = " " * node.start_mark.column
     line = f"{indent}{keys[0]}: {_flow(keys[1:], value)}\n"
     end = _last_leaf(node).end_mark.index
@@ -110,7 +110,7 @@ def _last_leaf(node: yaml.Node) -> yaml.Node:
     return node
 
 
-def _check(old: str, new: str, keys: list[str], value: Scalar, where: str) -> None:
+def _check(old: str, new: str, keys: list[str], value: Scalar | None, where: str) -> None:
     """Refuse an edit that changes anything but the one value."""
     expected: Any = copy.deepcopy(yaml.safe_load(old))
     at = expected

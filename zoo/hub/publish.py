@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zoo.entry import HubFile, ModelEntry, Weights
+from zoo.entry import Claim, HubFile, ModelEntry, Weights
 from zoo.errors import UserError
 from zoo.hub.cache import sha256_of
 from zoo.hub.lock import model_info
@@ -24,10 +24,11 @@ CONFIG_FIELDS = ("name", "family", "data", "arch", "arch_args", "classes", "labe
 def push(entry: ModelEntry, path: Path, repo: str, *, license: str | None = None, private: bool = False) -> Weights:
     """Upload a model to a repository, creating it where needed, and return the pin of what is there now.
 
-    Nothing is written to the registry; `pins_of` and `zoo.hub.pins.write_pins` do that.
+    The file is loaded and run first, as it will be by those who pull it. Nothing is written to the registry; `pins_of` and
+    `zoo.hub.pins.write_pins` do that.
 
     Raises:
-        UserError: the file is no safetensors file, no licence is known, or the Hub refuses.
+        UserError: the file is no safetensors file or not of this model, no licence is known, or the Hub refuses.
     """
     if not path.is_file():
         raise UserError(f"{entry.name}: there is no file {path}")
@@ -36,6 +37,7 @@ def push(entry: ModelEntry, path: Path, repo: str, *, license: str | None = None
     terms = license or (entry.weights.license if entry.weights else None)
     if terms is None:
         raise UserError(f"{entry.name}: no licence is known; name one with --license, such as --license apache-2.0")
+    _try(entry, path)
     digest, size = sha256_of(path), path.stat().st_size
     config = json.dumps(entry.model_dump(mode="json", include=set(CONFIG_FIELDS)), indent=2) + "\n"
     content = {"config.json": config.encode(), "README.md": str(card(entry, terms)).encode()}
@@ -50,9 +52,34 @@ def push(entry: ModelEntry, path: Path, repo: str, *, license: str | None = None
     return Weights(hub=HubFile(repo=repo, revision=commit.oid, file=WEIGHTS), sha256=digest, size=size, license=terms)
 
 
-def pins_of(weights: Weights) -> dict[str, Scalar]:
-    """Return the values that `zoo.hub.pins.write_pins` puts into an entry for weights that were published."""
+def _try(entry: ModelEntry, path: Path) -> None:
+    """Refuse a file that the entry's network does not load and run."""
+    import torch
+
+    from zoo.build import load_entry
+
+    size = entry.input.size
+    with torch.no_grad():
+        logits = load_entry(entry, path)(torch.full((1, entry.input.channels, size, size), 0.5))
+    if logits.shape != (1, entry.classes) or not torch.isfinite(logits).all():
+        raise UserError(
+            f"{entry.name}: {path} gives no finite logits of {entry.classes} classes for a grey image; it is not published"
+        )
+
+
+def pins_of(weights: Weights, before: Weights | None = None) -> dict[str, Scalar | None]:
+    """Return the values that `zoo.hub.pins.write_pins` puts into an entry for weights that were published.
+
+    Args:
+        weights: What `push` returned.
+        before: What the entry said until now. What it said of another file, its key map and address, becomes null.
+    """
     assert weights.hub is not None
+    stale: dict[str, Scalar | None] = {}
+    if before is not None:
+        stale = {key: None for key in ("url", "keymap") if getattr(before, key) is not None}
+        if before.hub is not None and before.hub.file != weights.hub.file:
+            stale["hub.file"] = weights.hub.file
     found = {
         "hub.repo": weights.hub.repo,
         "hub.revision": weights.hub.revision,
@@ -60,7 +87,7 @@ def pins_of(weights: Weights) -> dict[str, Scalar]:
         "size": weights.size,
         "license": weights.license,
     }
-    return {key: value for key, value in found.items() if value is not None}
+    return {key: value for key, value in found.items() if value is not None} | stale
 
 
 def _check_arrived(name: str, repo: str, revision: str, digest: str) -> None:
@@ -83,7 +110,7 @@ def card(entry: ModelEntry, license: str) -> ModelCard:
             dataset_name=claim.data,
             dataset_split="test",
             metric_type="accuracy",
-            metric_name="top-1",
+            metric_name="top-1 as claimed in the registry",
             metric_value=claim.top1,
             metric_args=bits,
         )
@@ -97,7 +124,14 @@ def card(entry: ModelEntry, license: str) -> ModelCard:
         f"# {entry.name}",
         f"A model of {entry.data} for benchmarks of transfer attacks. Architecture `{entry.arch}`; quantisation: {quantised}.",
         f"```python\nimport zoo\n\nmodel = zoo.load({entry.name!r})  # maps (N, C, H, W) pixels in [0, 1] to logits\n```",
-        *([f"Top-1 accuracy on {claim.data}: {claim.top1} % ({claim.source})."] if claim else []),
+        *([_claimed(claim, entry.name)] if claim else []),
         *([f"Reference: {entry.cite}"] if entry.cite else []),
     ]
     return ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(lines) + "\n")
+
+
+def _claimed(claim: Claim, name: str) -> str:
+    return (
+        f"The registry claims a top-1 accuracy of {claim.top1} % on {claim.data} ({claim.source}); publishing did not measure it "
+        f"again. `zoo eval {name}` does."
+    )
