@@ -100,7 +100,8 @@ def run(suite: Suite, request: Request, out: Path, notify: Notify | None = None)
     bench = workbench(context)
     report = Report(suite_folder(out, suite, context.limit))
     targets = [t for t in suite.target_names if not selection.targets or t in selection.targets]
-    blocked = absent_models(bench, [*targets, *dict.fromkeys(m for j in jobs for m in suite.substitute(j.substitute).models)])
+    substitutes = dict.fromkeys(m for job in jobs for m in suite.substitute(job.substitute).models)
+    blocked = absent_models(bench, [*targets, *substitutes])
     snapshot = take(bench, blocked)
     waiting = None if request.batch_size is None else -(-request.batch_size // suite.block)
     executor = open_executor(request.executor, request.device, request.workers, request.address, request.gpus, waiting)
@@ -108,10 +109,9 @@ def run(suite: Suite, request: Request, out: Path, notify: Notify | None = None)
         snapshot = claim_folder(report.folder, snapshot)
         with executor as opened, remembered(report.folder, request, suite):
             work = Work(context, snapshot, opened, notify or (lambda what, done, total: None), report)
-            clean, failed = predict_clean(work, [t for t in targets if t not in blocked])
-            blocked |= failed
-            blocked |= gate(bench, clean, [t for t in targets if t not in blocked])
-            report.blocked = blocked
+            here = [[m for m in models if m not in blocked] for models in (targets, substitutes)]
+            clean, failed = admit(work, *here)
+            report.blocked = blocked = blocked | failed
             missing = _missing(bench, jobs, blocked)
             _note_absent(report, missing, jobs)
             for job in jobs:
@@ -134,6 +134,20 @@ def absent_models(bench: Workbench, models: Iterable[str]) -> dict[str, str]:
         except UserError as error:
             blocked[name] = str(error)
     return blocked
+
+
+def admit(work: Work, targets: list[str], substitutes: Iterable[str] = ()) -> tuple[Clean, dict[str, str]]:
+    """Have models predict the clean images, and write clean.json; return it, and why some models cannot take part.
+
+    A model takes part when its file fits and it is as accurate as the registry claims. A substitute without a claim is not
+    asked for predictions, as only targets need them.
+    """
+    bench = workbench(work.context)
+    clean, failed = predict_clean(work, targets)
+    claimed = [m for m in substitutes if m not in clean.predictions and bench.registry[m].clean_accuracy is not None]
+    others, unfit = _score(work, "clean images", None, bench.data.images, [m for m in claimed if m not in failed])
+    known = {m: clean.predictions[m] for m in (*targets, *substitutes) if m in clean.predictions}
+    return clean, failed | unfit | gate(bench, known | others)
 
 
 def predict_clean(work: Work, targets: list[str]) -> tuple[Clean, dict[str, str]]:
@@ -162,13 +176,14 @@ def predict_clean(work: Work, targets: list[str]) -> tuple[Clean, dict[str, str]
     return clean, failed
 
 
-def gate(bench: Workbench, clean: Clean, targets: Iterable[str]) -> dict[str, str]:
-    """Return the targets whose clean accuracy falls short of the registry's claim: a wrong file, offset or normalisation."""
+def gate(bench: Workbench, clean: Mapping[str, Predictions]) -> dict[str, str]:
+    """Return the models whose clean accuracy falls short of the registry's claim: a wrong file, offset or normalisation."""
     blocked = {}
-    for name in targets:
+    labels = bench.data.labels.numpy()
+    for name, predicted in clean.items():
         claim = bench.registry[name].clean_accuracy
-        n = len(clean.labels)
-        correct = int((clean.predictions[name].array == clean.labels.array).sum())
+        n = len(labels)
+        correct = int((predicted.array == labels).sum())
         high = 100 * wilson(correct, n)[1]
         if claim is not None and claim.top1 > high and claim.top1 - 100 * correct / n > bench.suite.tolerance:
             found = f"{100 * correct / n:.1f} % of the clean images, {claim.top1:.1f} % claimed"

@@ -19,7 +19,7 @@ from harness.craft import max_level
 from harness.executors.local import Local
 from harness.provenance import provenance
 from harness.results import Clean, Cost, Evidence, Outcome, Predictions, Row, Submitted
-from harness.runner import Report, Work, absent_models, gate, predict_clean, suite_folder
+from harness.runner import Report, Work, absent_models, admit, suite_folder
 from harness.score import predictions
 from harness.selection import Job
 from harness.shards import digest
@@ -109,10 +109,8 @@ def judge(bench: Workbench, out: Path | None, workers: int, notify: Notify) -> I
         blocked = absent_models(bench, bench.suite.target_names)
         snapshot = take(bench, absent_models(bench, bench.suite.model_names))
         work = Work(bench.context, snapshot, executor, notify, Report(folder))
-        targets = [t for t in bench.suite.target_names if t not in blocked]
-        clean, failed = predict_clean(work, targets)
+        clean, failed = admit(work, [t for t in bench.suite.target_names if t not in blocked])
         blocked |= failed
-        blocked |= gate(bench, clean, [t for t in targets if t not in failed])
         if len(blocked) == len(bench.suite.target_names):
             raise UserError(f"no target of {bench.suite.name} can be scored here: {next(iter(blocked.values()))}")
         yield Judge(bench, snapshot, clean, blocked, executor, notify)

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from harness.board import load as load_board
-from harness.results import read_absent, read_row, read_rows
+from harness.results import read_absent, read_clean, read_row, read_rows
 from harness.selection import Selection
 from harness.suite import Suite
 from tests.harness.tiny import SUITE, make, run
@@ -65,6 +65,19 @@ def test_a_substitute_without_a_state_costs_its_own_rows_only(tmp_path: Path) ->
     assert [row.substitute for row in read_absent(report.folder).rows] == ["held"]
     with pytest.raises(UserError, match="nothing of suite tiny could run: held x mim"):
         run(suite, tmp_path / "out", Selection(("mim",), ("held",)), overlays=[registry], workers=1)
+
+
+def test_a_substitute_that_misses_its_claim_costs_its_own_rows_only(tmp_path: Path) -> None:
+    suite, registry = make(tmp_path)
+    models = yaml.safe_load(registry.read_text(encoding="utf-8"))
+    models["models"]["tiny-resnet-2bit"]["clean_accuracy"] = {"top1": 99.0, "data": "digits", "source": "test"}
+    registry.write_text(yaml.safe_dump(models), encoding="utf-8")
+    report = run(suite, tmp_path / "out", overlays=[registry], workers=1)
+    assert {row.substitute for row in read_rows(report.folder)} == {"tiny-resnet"}
+    absent = read_absent(report.folder).rows
+    assert {(row.substitute, row.attack) for row in absent} == {("tiny-resnet-2bit", "mim"), ("tiny-resnet-2bit", "pgd")}
+    assert "99.0 % claimed; see zoo eval tiny-resnet-2bit" in absent[0].reason
+    assert set(read_clean(report.folder).predictions) == set(suite.target_names), "clean.json is of targets"
 
 
 def test_a_full_disk_ends_the_run_and_blames_no_cell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
