@@ -29,7 +29,7 @@ def load_board(suite: str | Path, *, version: int | None = None, out: str | Path
     """Return the board of a suite from its rows, without running anything.
 
     Args:
-        suite: name of the suite, or the path of a leaderboard folder.
+        suite: name of the suite, its file, or the path of a leaderboard folder.
         version: a version of the suite; None is the newest.
         out: folder of the leaderboards.
         mixed: rank and compare tiers of evidence together.

@@ -178,7 +178,8 @@ def status(suite: Suite, folder: Path) -> list[dict[str, Any]]:
     there = {(r.substitute, r.attack, r.seed): r for r in read_rows(folder)}
     absent = {(a.substitute, a.attack): a.reason for a in read_absent(folder).rows}
     rows: list[dict[str, Any]] = []
-    for job in Selection().jobs(suite):
+    selection, suite = Selection().bring(suite)
+    for job in selection.jobs(suite):
         row, reason = there.get((job.substitute, job.attack, job.seed)), absent.get((job.substitute, job.attack))
         if row is not None:
             state, reason = ("partial", next(iter(row.failures.values()))) if row.failures else ("done", None)

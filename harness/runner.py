@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -40,7 +39,7 @@ from harness.selection import Job
 from harness.snapshot import Snapshot, take
 from harness.suite import Suite
 from harness.unfinished import Request, remembered
-from harness.workbench import Context, Workbench, forget, workbench
+from harness.workbench import Context, Workbench, forget, open_bench, workbench
 from zoo.devices import check_device
 from zoo.errors import MachineError, UserError
 from zoo.intervals import wilson
@@ -90,14 +89,11 @@ def run(suite: Suite, request: Request, out: Path, notify: Notify | None = None)
     jobs = selection.jobs(suite)
     check_device(request.device)
     single_thread()
-    limit = None if request.limit is None or request.limit >= (suite.data.limit or sys.maxsize) else request.limit
     forget()
-    context = Context(suite, request.overlays, request.device, limit)
-    bench = workbench(context)
     for name in dict.fromkeys(job.attack for job in jobs):
-        bench.attack(name)
-    context = Context(suite, context.overlays, context.device, limit if limit is not None and limit < len(bench.full) else None)
-    bench = workbench(context)
+        workbench(Context(suite, request.overlays, request.device)).attack(name)
+    bench = open_bench(suite, request.limit, request.device, request.overlays)
+    context = bench.context
     report = Report(suite_folder(out, suite, context.limit))
     targets = [t for t in suite.target_names if not selection.targets or t in selection.targets]
     substitutes = dict.fromkeys(m for job in jobs for m in suite.substitute(job.substitute).models)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
+from pathlib import Path
 
-from harness.suite import Suite
+from harness.suite import AttackItem, Suite
 from zoo.errors import UserError, did_you_mean
 
 
@@ -45,13 +46,18 @@ class Selection:
         return [Job(s, a, seed) for s in substitutes for a in attacks for seed in seeds]
 
     def bring(self, suite: Suite) -> tuple[Selection, Suite]:
-        """Give attacks named by where they come from (file.py:Class, torchattacks:CLASS) an id, and add them to the suite.
+        """Give every attack the one name and place that it has wherever the suite is run.
+
+        An alias becomes the name of its attack, a path an absolute one. Attacks named by where they come from
+        (file.py:Class, torchattacks:CLASS) get an id and join the suite.
 
         Raises:
             UserError: the id is another attack's.
         """
+        suite = _settled(suite)
         chosen: list[str] = []
-        for spec in self.attacks:
+        for given in self.attacks:
+            spec = given if given in suite.attack_names else _canonical(_anchored(given))
             name = attack_id(spec) if ":" in spec else spec
             composed = {"name": name, "use": spec}
             if name != spec and composed not in suite.attacks:
@@ -59,7 +65,34 @@ class Selection:
                     raise UserError(f"{spec} would be called {name!r}, which suite {suite.name} has; rename the class")
                 suite = suite.model_copy(update={"attacks": (*suite.attacks, composed)})
             chosen.append(name)
-        return replace(self, attacks=tuple(chosen)), suite
+        return replace(self, attacks=tuple(dict.fromkeys(chosen))), suite
+
+
+def _settled(suite: Suite) -> Suite:
+    """Return a suite whose own attacks have their names instead of aliases, each once, and absolute paths."""
+    composed = [name for name, item in zip(suite.attack_names, suite.attacks, strict=True) if not isinstance(item, str)]
+    settled: list[AttackItem] = []
+    for item in suite.attacks:
+        if isinstance(item, str):
+            name = _canonical(item)
+            item = item if name in composed else name
+        elif isinstance(item.get("use"), str):
+            item = {**item, "use": _anchored(item["use"])}
+        if item not in settled:
+            settled.append(item)
+    return suite if tuple(settled) == suite.attacks else suite.model_copy(update={"attacks": tuple(settled)})
+
+
+def _canonical(name: str) -> str:
+    from harness.attacks.registry import canonical
+
+    return canonical(name)
+
+
+def _anchored(spec: str) -> str:
+    """Return path/to/attack.py:MyAttack with an absolute path, and anything else as it is."""
+    source, _, name = spec.rpartition(":")
+    return f"{Path(source).absolute()}:{name}" if source.endswith(".py") else spec
 
 
 def attack_id(spec: str) -> str:

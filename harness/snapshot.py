@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import yaml
 
 from harness.files import atomic_write
-from harness.suite import Budget, Pair, Reported, Suite
+from harness.suite import Budget, Pair, Reported, Suite, name_of
 from zoo.entry import Record
 from zoo.errors import UserError
 from zoo.yamlfile import read_yaml, validate
@@ -175,13 +175,24 @@ def take(bench: Workbench, absent: Mapping[str, str]) -> Snapshot:
 
 
 def board_folder(out: Path, suite: str, version: int | None = None) -> Path:
-    """Return the folder of a suite's board, of its newest version by default; `suite` may be such a folder's path.
+    """Return the folder of a suite's board, of its newest version by default.
+
+    Args:
+        out: folder of the leaderboards.
+        suite: the suite's name or its file, or a folder's path: that of one version, or that of all of them.
+        version: a version of the suite.
 
     Raises:
         UserError: there is none.
     """
-    folder = out / suite
-    if (folder / "suite.yaml").is_file():
+    if suite.endswith((".yaml", ".yml")):
+        file = Path(suite)
+        kept = file.name == "suite.yaml" and "digest" in read_yaml(file)
+        return board_folder(out, str(file.parent.absolute()) if kept else name_of(suite), version)
+    folder = out / suite if (out / suite).is_dir() or not Path(suite).is_dir() else Path(suite)
+    if (folder / "suite.yaml").is_file() and version is not None:
+        folder = folder.parent
+    elif (folder / "suite.yaml").is_file():
         return folder
     found = {int(p.name[1:]): p for p in folder.glob("v*") if p.name[1:].isdigit() and (p / "suite.yaml").is_file()}
     if not found:

@@ -232,3 +232,11 @@ def workbench(context: Context) -> Workbench:
     if _current is None or _current[0] != context:
         _current = (context, Workbench(context))
     return _current[1]
+
+
+def open_bench(suite: Suite, limit: int | None, device: str, overlays: Sequence[str]) -> Workbench:
+    """Return the workbench of a suite over its first `limit` images; a limit beyond its images is none."""
+    bench = workbench(Context(suite, tuple(overlays), device))
+    if limit is None or limit >= len(bench.full):
+        return bench
+    return workbench(Context(suite, tuple(overlays), device, limit))

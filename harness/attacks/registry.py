@@ -95,15 +95,20 @@ def names() -> tuple[str, ...]:
     return (*PRESETS, *(name for name in plugins.installed() if name not in PRESETS))
 
 
+def canonical(name: str) -> str:
+    """Return the name of a preset that is given by an alias, with a warning; any other name is returned as it is."""
+    if name in ALIASES:
+        warnings.warn(f"attack {name!r} is called {ALIASES[name]!r} now", DeprecationWarning, stacklevel=3)
+    return ALIASES.get(name, name)
+
+
 def info(name: str) -> Preset:
     """Return the record of a preset, or of an attack of an installed package; an alias warns.
 
     Raises:
         UserError: there is no such attack.
     """
-    if name in ALIASES:
-        warnings.warn(f"attack {name!r} is called {ALIASES[name]!r} now", DeprecationWarning, stacklevel=3)
-        name = ALIASES[name]
+    name = canonical(name)
     if name in PRESETS:
         return PRESETS[name]
     installed = plugins.installed()

@@ -13,7 +13,7 @@ from zoo.errors import UserError
 
 @click.command("compare")
 @click.argument("names", nargs=-1)
-@click.option("--suite", "suite_name", required=True, help="The suite whose board is compared.")
+@click.option("--suite", "suite_name", required=True, help="The suite whose board is compared, or a YAML file.")
 @click.option("--paper", is_flag=True, help="Put the paper's figures beside ours.")
 @click.option("--versions", nargs=2, type=click.IntRange(min=1), help="Two versions of the suite.")
 @out_option
@@ -37,7 +37,7 @@ def compare_command(names: tuple[str, ...], suite_name: str, paper: bool, versio
     board = load(board_folder(out, suite_name))
     if paper:
         if not board.suite.reported:
-            raise UserError(f"suite {suite_name} repeats no figures of the paper; see harness show or its YAML")
+            raise UserError(f"suite {suite_name} repeats no figures of the paper; see harness suite show {suite_name}")
         click.echo(reported_table(compare_reported(board.frame, board.lines)).to_text())
         return
     if len(names) != 2 or not all(":" in n for n in names):

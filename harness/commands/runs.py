@@ -97,12 +97,13 @@ def plan_command(overlays: tuple[Path, ...], /, out: Path, as_json: bool, no_mea
 def _print_plan(request: Request, out: Path, as_json: bool, measure: bool) -> None:
     from harness.plan import plan
     from harness.suite import load
-    from harness.workbench import Context, workbench
+    from harness.workbench import open_bench
     from zoo.devices import check_device
 
     check_device(request.device)
-    context = Context(load(request.suite), request.overlays, request.device, request.limit)
-    found = plan(workbench(context), request.selection, out, measure)
+    selection, suite = request.selection.bring(load(request.suite))
+    bench = open_bench(suite, request.limit, request.device, request.overlays)
+    found = plan(bench, selection, out, measure)
     if as_json:
         click.echo(json.dumps(found.to_json(), indent=2, ensure_ascii=False))
         return

@@ -18,10 +18,10 @@ from harness.results import Row, Submitted
 from harness.selection import Job
 from harness.submit.bundle import ROWS, Bundle, JobRecord
 from harness.submit.images import MAX_HEADER, check_attacked, check_ball, read_part
-from harness.submit.make import Made, inputs_of, open_bench, substitute_sha256
+from harness.submit.make import Made, inputs_of, substitute_sha256
 from harness.submit.record import FILE, Source
 from harness.suite import Suite
-from harness.workbench import Workbench
+from harness.workbench import Workbench, open_bench
 from zoo.errors import UserError
 
 MAX_ROW = 4 * 2**20

@@ -13,12 +13,12 @@ from torch.nn.functional import cross_entropy
 from harness.sandbox import Sandbox
 from harness.selection import Job
 from harness.submit.images import check_attacked
-from harness.submit.make import Made, Walls, craft_block, furnish, jobs_of, open_bench
+from harness.submit.make import Made, Walls, craft_block, furnish, jobs_of
 from harness.submit.naming import refuse_taken, reserved
 from harness.submit.pack import read_images
 from harness.submit.record import Source, read_folder
 from harness.suite import Suite
-from harness.workbench import Workbench
+from harness.workbench import Workbench, open_bench
 from zoo.errors import UserError
 
 IMAGES = 16

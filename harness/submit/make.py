@@ -18,7 +18,7 @@ from harness.submit.bundle import inputs_sha256
 from harness.submit.images import check_attacked, parse, to_bytes
 from harness.submit.record import Source
 from harness.suite import Suite
-from harness.workbench import Context, Workbench, workbench
+from harness.workbench import Workbench
 from zoo.build import weights_path
 from zoo.errors import UserError
 
@@ -45,14 +45,6 @@ class Made:
     backwards: int
     seconds: float
     """Measured outside."""
-
-
-def open_bench(suite: Suite, limit: int | None, device: str, overlays: Sequence[str]) -> Workbench:
-    """Return the workbench of a suite over its first `limit` images, or all of them."""
-    bench = workbench(Context(suite, tuple(overlays), device))
-    if limit is None or limit >= len(bench.full):
-        return bench
-    return workbench(Context(suite, tuple(overlays), device, limit))
 
 
 def jobs_of(source: Source, suite: Suite) -> list[Job]:

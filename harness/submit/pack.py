@@ -22,14 +22,13 @@ from harness.submit.make import (
     craft_all,
     inputs_of,
     jobs_of,
-    open_bench,
     substitute_sha256,
 )
 from harness.submit.measure import judge, rates
 from harness.submit.naming import refuse_taken, reserved
 from harness.submit.record import FILE, MAX_YAML, Source, read_folder, read_plain, read_text, refuse_link
 from harness.suite import Suite
-from harness.workbench import Workbench
+from harness.workbench import Workbench, open_bench
 from zoo.errors import UserError
 
 

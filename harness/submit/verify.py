@@ -21,11 +21,11 @@ from harness.shards import digest
 from harness.snapshot import Snapshot
 from harness.submit.add import SUBMISSIONS
 from harness.submit.claim import Claim, open_claim
-from harness.submit.make import Made, Notify, Span, Walls, craft_all, open_bench, substitute_sha256
+from harness.submit.make import Made, Notify, Span, Walls, craft_all, substitute_sha256
 from harness.submit.measure import ALIKE, Agreement, Judge, agree, judge, likeness
 from harness.submit.record import read_folder
 from harness.suite import Suite
-from harness.workbench import Workbench
+from harness.workbench import Workbench, open_bench
 from zoo.errors import UserError
 
 Verdict = Literal["identical", "same outcomes", "consistent", "different", "not verifiable"]
