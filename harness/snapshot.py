@@ -174,13 +174,14 @@ def take(bench: Workbench, absent: Mapping[str, str]) -> Snapshot:
     return Snapshot(digest=digest, images=len(bench.data), data_sha256=data_sha, models=models, suite=suite)
 
 
-def board_folder(out: Path, suite: str, version: int | None = None) -> Path:
+def board_folder(out: Path, suite: str, version: int | None = None, limit: int | None = None) -> Path:
     """Return the folder of a suite's board, of its newest version by default.
 
     Args:
         out: folder of the leaderboards.
         suite: the suite's name or its file, or a folder's path: that of one version, or that of all of them.
         version: a version of the suite.
+        limit: the board of a trial on so many images.
 
     Raises:
         UserError: there is none.
@@ -188,15 +189,20 @@ def board_folder(out: Path, suite: str, version: int | None = None) -> Path:
     if suite.endswith((".yaml", ".yml")):
         file = Path(suite)
         kept = file.name == "suite.yaml" and "digest" in read_yaml(file)
-        return board_folder(out, str(file.parent.absolute()) if kept else name_of(suite), version)
+        return board_folder(out, str(file.parent.absolute()) if kept else name_of(suite), version, limit)
     folder = out / suite if (out / suite).is_dir() or not Path(suite).is_dir() else Path(suite)
-    if (folder / "suite.yaml").is_file() and version is not None:
+    if (folder / "suite.yaml").is_file() and (version is not None or limit is not None):
         folder = folder.parent
     elif (folder / "suite.yaml").is_file():
         return folder
-    found = {int(p.name[1:]): p for p in folder.glob("v*") if p.name[1:].isdigit() and (p / "suite.yaml").is_file()}
+    boards = [p for p in folder.glob("v*") if (p / "suite.yaml").is_file()]
+    tail = "" if limit is None else f"-limit{limit}"
+    numbers = {p.name[1:].removesuffix(tail): p for p in boards if p.name.endswith(tail)}
+    found = {int(number): p for number, p in numbers.items() if number.isdigit()}
     if not found:
-        raise UserError(f"{folder} holds no leaderboard; make one with: harness run --suite {suite}")
+        trials = sorted(p.name.partition("-limit")[2] for p in boards if "-limit" in p.name)
+        hint = f"; of trials it holds those of --limit {', '.join(trials)}" if trials else ""
+        raise UserError(f"{folder} holds no leaderboard{hint}; make one with: harness run --suite {suite}")
     if version is not None and version not in found:
         raise UserError(f"{folder} has no version {version}; it has {', '.join(map(str, sorted(found)))}")
     return found[version or max(found)]

@@ -130,7 +130,10 @@ class Suite(Record):
         for pair in self.pairs:
             for name in (pair.substitute, pair.baseline, *pair.controls):
                 if name not in names:
-                    raise ValueError(f"pairs name {name!r}, which is no substitute of the suite{did_you_mean(name, names)}")
+                    near = did_you_mean(name, names)
+                    raise ValueError(
+                        f"pairs name {name!r}, which is no substitute of the suite{near}; pairs: [] clears inherited ones"
+                    )
         for figure in self.reported:
             for kind, name, known in (("substitute", figure.substitute, names), ("target", figure.target, targets)):
                 if name not in known:
@@ -234,7 +237,8 @@ def _included(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     if parent is None:
         return data
     if not isinstance(parent, str) or "/" in parent or "\\" in parent:
-        raise UserError(f"{path}: include: expected the file name of a suite in the same folder, found {parent!r}")
+        raise UserError(f"{path}: include: expected a suite or the name of a file in the same folder, found {parent!r}")
+    parent = parent if parent.endswith((".yaml", ".yml")) else f"{parent}.yaml"
     folder = path.parent if (path.parent / parent).is_file() else FOLDER
     return {**_included(folder / parent, (*seen, path.resolve())), **data}
 

@@ -153,7 +153,9 @@ class Tables:
         headers += ["Targets"] * (families and self.several)
         numbers = ["Gain", "95 % interval", "p", "p (Holm)"]
         intro = (
-            "Difference of success rates in percentage points, paired over images; above 0 the substitute is better."
+            "Difference of success rates in percentage points, paired over images; above 0 the substitute is better. "
+            "Each line takes the targets that are black-box for its two substitutes, so it need not be the difference of two "
+            f"lines above. p (Holm) is adjusted over all {len(self.gains)} gains of the board."
         )
         return Table("QAA gain", intro, headers + numbers, rows, len(headers))
 

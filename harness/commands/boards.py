@@ -49,13 +49,21 @@ def compare_command(names: tuple[str, ...], suite_name: str, paper: bool, versio
 @click.command("board")
 @suite_option
 @click.option("--version", "version", type=click.IntRange(min=1), help="A version of the suite; the newest by default.")
+@click.option("--limit", type=click.IntRange(min=1), help="The board of a trial on the first N images.")
 @click.option("--check", is_flag=True, help="Fail when the board's files and its rows disagree.")
 @click.option("--mixed", is_flag=True, help="Rank and compare tiers of evidence together.")
 @click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="Also draw ASR against bits as SVG or PNG.")
 @out_option
 @json_option
 def board_command(
-    suite_name: str, version: int | None, check: bool, mixed: bool, plot: Path | None, out: Path, as_json: bool
+    suite_name: str,
+    version: int | None,
+    limit: int | None,
+    check: bool,
+    mixed: bool,
+    plot: Path | None,
+    out: Path,
+    as_json: bool,
 ) -> None:
     """Print the leaderboard of a suite from its rows, without running anything.
 
@@ -69,7 +77,7 @@ def board_command(
     from harness.board import load
     from harness.snapshot import board_folder
 
-    folder = board_folder(out, suite_name, version)
+    folder = board_folder(out, suite_name, version, limit)
     if check:
         problems = check_folder(folder)
         for problem in problems:

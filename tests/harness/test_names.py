@@ -67,6 +67,11 @@ def test_a_board_is_found_by_name_file_and_folder(
         assert harness.load_board(given, out="out" if given == "tiny.yaml" else "leaderboards").to_json() == board, given
     with pytest.raises(UserError, match="no version 2"):
         harness.load_board("out/tiny/v1", version=2)
+    run(suite, tmp_path / "trial", only, overlays=[registry], workers=1, limit=3)
+    main(["board", "--suite", "tiny", "--limit", "3", "--out", "trial"], standalone_mode=False)
+    with pytest.raises(SystemExit):
+        main(["board", "--suite", "tiny", "--out", "trial"])
+    assert "those of --limit 3" in capsys.readouterr().err
     names = [f"{row.substitute}:{row.attack}" for row in read_rows(report.folder)]
     for command in (["board"], ["compare", *names]):
         main([*command, "--suite", "tiny.yaml", "--out", "out"], standalone_mode=False)

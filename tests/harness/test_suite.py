@@ -39,6 +39,7 @@ def test_every_suite_that_ships_is_valid_and_names_known_models(name: str) -> No
 
 def test_a_suite_of_the_users_own_may_include_another(tmp_path: Path) -> None:
     write(tmp_path, BASE)
+    assert load(write(tmp_path, "include: tiny\nname: short\n", "short.yaml")).steps == 2
     child = load(write(tmp_path, "include: tiny.yaml\nname: child\nsteps: 5\n", "child.yaml"))
     assert (child.name, child.steps, child.budget.levels) == ("child", 5, 32)
 
@@ -83,7 +84,7 @@ def test_reported_figures_have_a_compact_form(tmp_path: Path) -> None:
         (BASE.replace("[digits-resnet14]", "[{name: e, models: [digits-vgg, digits-nin]}]"), "several models need"),
         (BASE.replace("[digits-resnet14]", "[{name: e, models: [digits-vgg], options: {a: 1}}]"), "substitutes.0.options"),
         (BASE + "include: tiny.yaml\n", "include runs in a circle"),
-        (BASE + "include: ../other.yaml\n", "include: expected the file name"),
+        (BASE + "include: ../other.yaml\n", "include: expected a suite"),
         (BASE + "reported: {digits-resnet14: 3}\n", "reported.digits-resnet14"),
         (BASE.replace("steps: 2", "steps: 2\nsteps: 3"), "duplicate key 'steps'"),
     ],

@@ -134,14 +134,17 @@ def _attempts(weights: Weights, want: Want, options: Options) -> Iterable[Callab
         yield lambda: _check_local(want, local)
 
 
+_ALTERED = "the file was altered (if by you, delete its sha256 and size there and pin it again with zoo lock)"
+
+
 def _check_local(want: Want, path: Path) -> Path:
     if not path.is_file():
         raise UserError(f"{want.name}: there is no file {path}")
     size, digest = path.stat().st_size, sha256_of(path)
     if want.size is not None and size != want.size:
-        raise UserError(f"{want.name}: {path} has {size} bytes and the registry says {want.size}; the file was altered")
+        raise UserError(f"{want.name}: {path} has {size} bytes and the registry says {want.size}; {_ALTERED}")
     if want.sha256 is not None and digest != want.sha256:
-        raise UserError(f"{want.name}: {path} has sha256 {digest} and the registry says {want.sha256}; the file was altered")
+        raise UserError(f"{want.name}: {path} has sha256 {digest} and the registry says {want.sha256}; {_ALTERED}")
     return usable(want, path)
 
 
