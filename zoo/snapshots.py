@@ -7,8 +7,6 @@ it is written and read one snapshot at a time.
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, overload
@@ -17,6 +15,7 @@ from torch import Tensor
 
 from zoo.errors import UserError
 from zoo.quant.save import FORMAT, read_metadata
+from zoo.whole import replacing
 
 
 class Snapshots(Sequence[dict[str, Tensor]]):
@@ -60,20 +59,11 @@ def join(parts: Sequence[Path], path: Path, extra: Mapping[str, str]) -> None:
         extra: Metadata to store beside.
     """
     header, order = _stacked_header(parts[0], len(parts), extra)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    temporary = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(header)
-            for key in order:
-                for part in parts:
-                    file.write(_read_raw(part, key))
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    with replacing(path, 0o644) as file:
+        file.write(header)
+        for key in order:
+            for part in parts:
+                file.write(_read_raw(part, key))
 
 
 def _stacked_header(part: Path, count: int, extra: Mapping[str, str]) -> tuple[bytes, list[str]]:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,6 +11,7 @@ from torch import Tensor, nn
 
 from zoo.errors import UserError
 from zoo.quant.pack import check_keys, pack, unpack
+from zoo.whole import replacing
 
 FORMAT = "qnn-transfer-zoo/1"
 """Format id in the metadata of every file; the number rises when old readers would misread new files."""
@@ -38,9 +37,9 @@ def save(model: nn.Module, path: Path | str, *, packed: bool, extra: Mapping[str
     if clash:
         raise ValueError(f"reserved metadata keys: {', '.join(sorted(clash))}")
     metadata = {"format": FORMAT, **meta, **(extra or {})}
-    _write(
-        Path(path), _canonical(serialize({key: value.contiguous().cpu() for key, value in tensors.items()}, metadata))
-    )
+    data = _canonical(serialize({key: value.contiguous().cpu() for key, value in tensors.items()}, metadata))
+    with replacing(Path(path), 0o644) as file:
+        file.write(data)
 
 
 def _canonical(data: bytes) -> bytes:
@@ -51,20 +50,6 @@ def _canonical(data: bytes) -> bytes:
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)  # tensors stay aligned
     return len(text).to_bytes(8, "little") + text + data[8 + length :]
-
-
-def _write(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    temporary = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def read_metadata(path: Path | str) -> dict[str, str]:

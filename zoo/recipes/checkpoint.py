@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import pickle
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from zoo.errors import UserError
+from zoo.whole import replacing
 
 FORMAT = 1
 
@@ -43,16 +42,8 @@ class Checkpoint:
 
     def write(self, content: dict[str, Any]) -> None:
         """Replace the file."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=self.path.parent, prefix=f".{self.path.name}.", suffix=".tmp")
-        temporary = Path(name)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                torch.save({"format": FORMAT, "key": self.key, **content}, file)
-            temporary.replace(self.path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+        with replacing(self.path) as file:
+            torch.save({"format": FORMAT, "key": self.key, **content}, file)
 
     def remove(self) -> None:
         """Delete the file; the training is finished."""
