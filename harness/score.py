@@ -81,5 +81,5 @@ def score(context: Context, job: Job | None, target: str) -> Tensor:
 def score_path(context: Context, job: Job | None, target: str) -> Path:
     """Return the cache file of one target's predictions on a job's images, or on the clean ones when `job` is None."""
     bench = workbench(context)
-    key = bench.data.digest if job is None else bench.craft_key(job.substitute, job.attack, job.seed)
+    key = bench.digest if job is None else bench.craft_key(job.substitute, job.attack, job.seed)
     return context.cache_folder / "scores" / key[:2] / key / f"{len(bench.data):06d}-{bench.score_key(target)}.safetensors"

@@ -169,7 +169,7 @@ def take(bench: Workbench, absent: Mapping[str, str]) -> Snapshot:
         )
         for name in suite.model_names
     }
-    data_sha = bench.data.digest
+    data_sha = bench.digest
     digest = suite.digest({t: models[t].identity for t in suite.target_names}, data_sha)
     return Snapshot(digest=digest, images=len(bench.data), data_sha256=data_sha, models=models, suite=suite)
 

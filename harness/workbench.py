@@ -58,6 +58,7 @@ class Workbench:
         self.suite = context.suite
         self._targets: OrderedDict[str, nn.Module] = OrderedDict()
         self._substitutes: dict[tuple[str, ...], Crafter] = {}
+        self._identities: dict[str, str] = {}
 
     @cached_property
     def registry(self) -> Registry:
@@ -76,6 +77,11 @@ class Workbench:
         return self.full.head(self.context.limit)
 
     @cached_property
+    def digest(self) -> str:
+        """Digest of the images of this run."""
+        return self.data.digest
+
+    @cached_property
     def full_digest(self) -> str:
         """Digest of all images of the suite, which mixing attacks draw from."""
         return self.full.digest
@@ -85,8 +91,10 @@ class Workbench:
         return weights_sha256(self.registry[model])
 
     def identity(self, model: str) -> str:
-        """Return the digest of all that decides what a model answers on this machine."""
-        return identity(self.registry[model])
+        """Return the digest of all that decides what a model answers on this machine, found once: it takes hashing a file."""
+        if model not in self._identities:
+            self._identities[model] = identity(self.registry[model])
+        return self._identities[model]
 
     def target(self, name: str) -> nn.Module:
         """Return a target, loaded and on the device of the run."""
