@@ -72,13 +72,13 @@ GOLDEN = {
     "mim-2bit": "c76c7e7fd57d",
     "mim-ptq": "9a35e0793aa6",
     "mim-levels-5": "eb6190916fe0",
-    "pgd": "76effc591a1f",
-    "pgd-seed-1": "a0fe8234842e",
-    "cim": "3cc77dc74fe0",
+    "pgd": "4e8e83f152c4",
+    "pgd-seed-1": "742362f28fc6",
+    "cim": "005072e3a6de",
     "admix": "6587ac8e67ec",
-    "fia": "e0476a570d5e",
-    "rpa": "83c3f2a0082f",
-    "ssa": "165d6c2e2d9e",
+    "fia": "c8d9e63f41c0",
+    "rpa": "3dd3567e7350",
+    "ssa": "0a5a37cc1262",
 }
 
 
