@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from harness.attacks.model import Model
-from harness.attacks.parts import Batch, Cost, Objective, require
+from harness.attacks.parts import Batch, Cost, Objective, part, require
 from zoo.errors import UserError
 
 if TYPE_CHECKING:
@@ -80,6 +80,7 @@ def _projection(direction: Tensor) -> Objective:
     return objective
 
 
+@part("loss", "fia")
 @dataclass(frozen=True)
 class FeatureImportance:
     """FIA: L = -sum(W * f(z)), W the unit-norm sum over masked images of d logit_y / d f.
@@ -107,6 +108,7 @@ class FeatureImportance:
         return Cost(self.masks, self.masks)
 
 
+@part("loss", "rpa")
 @dataclass(frozen=True)
 class RandomPatch:
     """RPA: as FIA, but with patches multiplied by U(0, 1) noise instead of single pixels turned black.
@@ -159,6 +161,7 @@ class RandomPatch:
         return Cost(self.masks, self.masks)
 
 
+@part("loss", "naa")
 @dataclass(frozen=True)
 class NeuronAttribution:
     """NAA: L = -(sum of A over A >= 0) - gamma * (sum of A over A < 0), A = (f(z) - f(black)) * IA.
@@ -208,6 +211,7 @@ class NeuronAttribution:
         return Cost(self.points + (self.gamma != 1), self.points)
 
 
+@part("loss", "ila")
 @dataclass(frozen=True)
 class IntermediateLevel:
     """ILA: L = <f(z) - f(x), f(x') - f(x)>, per image, with x' the result of the attack `guide`.

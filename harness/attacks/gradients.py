@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from harness.attacks.parts import Batch, Objective, Step, Transform, per_image_mean_abs, require
+from harness.attacks.parts import Batch, Objective, Step, Transform, part, per_image_mean_abs, require
 
 
 class CopyGradient:
@@ -79,6 +79,7 @@ class CopyGradient:
         return torch.autograd.grad(self.objective(self.batch.model, z, rows).sum(), z)[0]
 
 
+@part("gradient", "point")
 @dataclass(frozen=True)
 class AtPoint:
     """g = grad L at the point itself."""
@@ -92,6 +93,7 @@ class AtPoint:
         return 1
 
 
+@part("gradient", "emi")
 @dataclass(frozen=True)
 class EnhancedMomentum:
     """g = mean_i grad L(x + c_i * alpha * d_{t-1}), c_i evenly spaced in [-radius, radius].
@@ -120,6 +122,7 @@ class EnhancedMomentum:
         return self.samples
 
 
+@part("gradient", "pgn")
 @dataclass(frozen=True)
 class PenalizedGradientNorm:
     """g = mean_i (1 - delta) * g_i + delta * grad L(x_i - alpha * g_i / mean|g_i|).
@@ -154,6 +157,7 @@ class PenalizedGradientNorm:
         return 2 * self.samples
 
 
+@part("variance", "vt")
 @dataclass(frozen=True)
 class Variance:
     """v = mean_i grad L(x + r_i) - g, r_i ~ U(-beta*eps, beta*eps), added to the gradient of the next iteration.

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol, TypeVar, get_args
 
 import torch
 from torch import Tensor
@@ -17,6 +18,42 @@ from zoo.errors import UserError
 Category = Literal[
     "gradient stabilisation", "input augmentation", "feature disruption", "substitute refinement", "unclassified"
 ]
+
+Slot = Literal["loss", "gradient", "transforms", "variance", "filters", "refine"]
+"""A place in an attack that a part can take; `transforms` and `filters` take any number, in order."""
+
+PARTS: dict[Slot, dict[str, type]] = {slot: {} for slot in get_args(Slot)}
+"""Slot of an attack -> id of a part -> its class, filled by `part`."""
+
+K = TypeVar("K", bound=type)
+
+
+def part(slot: Slot, name: str) -> Callable[[K], K]:
+    """Register the decorated frozen dataclass as the part `name` of a slot.
+
+    What composes, exports, documents and tests parts reads this table, so there is nothing else to add.
+
+    Raises:
+        ValueError: the name is taken in that slot, or the class's name by another part.
+    """
+
+    def register(kind: K) -> K:
+        if name in PARTS[slot] or any(
+            kind.__name__ == other.__name__ for kinds in PARTS.values() for other in kinds.values()
+        ):
+            raise ValueError(f"part {name!r} of {slot}, or a class {kind.__name__}, is registered twice")
+        PARTS[slot][name] = kind
+        return kind
+
+    return register
+
+
+def describe(kind: type) -> dict[str, str]:
+    """Return a part's settings with their defaults, and its docstring, in one line each."""
+    fields = [each for each in dataclasses.fields(kind) if each.init]
+    settings = ", ".join(f"{each.name}={each.default!r}" for each in fields)
+    return {"settings": settings, "doc": " ".join((kind.__doc__ or "").split())}
+
 
 Objective = Callable[[Model, Tensor, Tensor], Tensor]
 """(model, z, rows) -> loss of each image of z (n,), to be maximised; rows (n,) are the images' positions in the batch."""

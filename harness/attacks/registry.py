@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -58,6 +59,12 @@ class Preset:
     category: Category
     source: str
     build: Callable[[], AttackLike]
+
+    @property
+    def year(self) -> int | None:
+        """Year of publication, as the source states it."""
+        found = re.search(r"\b(?:19|20)\d\d\b", self.source)
+        return int(found[0]) if found else None
 
     @property
     def doc(self) -> str:

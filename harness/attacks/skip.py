@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from harness.attacks.autograd import scale_gradient
-from harness.attacks.parts import require
+from harness.attacks.parts import part, require
 from zoo.errors import UserError
 
 _SHORTCUTS = ("downsample", "shortcut", "drop_path")
 _ENTRIES = ("conv1", "conv_pw", "conv_dw")
 
 
+@part("refine", "sgm")
 @dataclass(frozen=True)
 class SkipGradient:
     """Decay the gradient of each residual branch: for z' = z + f(z), dz'/dz = 1 + gamma * df/dz.

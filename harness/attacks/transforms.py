@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from harness.attacks.autograd import scale_gradient
-from harness.attacks.parts import Batch, require
+from harness.attacks.parts import Batch, part, require
 from zoo.errors import UserError
 
 
+@part("transforms", "di")
 @dataclass(frozen=True)
 class DiverseInput:
     """With probability `prob`, resize to a random size, pad with black to a canvas, and resize that back.
@@ -81,6 +82,7 @@ class DiverseInput:
         return taps
 
 
+@part("transforms", "si")
 @dataclass(frozen=True)
 class ScaleInvariant:
     """Copies x / 2^i, i = 0 ... copies - 1; differentiated through the division, as the equation says.
@@ -102,6 +104,7 @@ class ScaleInvariant:
         return x * 0.5**copy
 
 
+@part("transforms", "admix")
 @dataclass(frozen=True)
 class Admix:
     """Copies x + portion * x'_j, with images x'_j of other labels, drawn anew for each copy and detached.
