@@ -29,6 +29,9 @@ from harness.attacks.rng import Rng
 from harness.attacks.skip import SkipGradient
 from zoo.errors import UserError
 
+LATER: dict[str, object] = {"origin": "", "normalise": True}
+"""Fields that an attack's repr shows only where they differ from these values."""
+
 
 @dataclass(frozen=True)
 class Attack:
@@ -38,7 +41,7 @@ class Attack:
 
         g = gradient rule of the loss over transformed copies, at x_t + lookahead * alpha * decay * m
         d = filters(g + v)                          v: variance of the previous iteration
-        m = decay * m + d / mean|d|                 per image
+        m = decay * m + d / mean|d|                 per image; without `normalise`, decay * m + d
         x = project(x_t + alpha * sign(m))          onto the eps ball and [0, 1]
 
     mean|d| is the papers' ||d||_1 up to the constant C*H*W, which cannot change a sign; it is what gives m the scale that
@@ -55,6 +58,7 @@ class Attack:
     variance: Variance | None = None
     filters: tuple[Filter, ...] = ()
     decay: float = 0.0
+    normalise: bool = True
     lookahead: float = 0.0
     refine: SkipGradient | None = None
     steps: int | None = None
@@ -81,8 +85,12 @@ class Attack:
 
     def __repr__(self) -> str:
         """Return the call that makes this attack."""
-        shown = [each.name for each in fields(self) if each.repr and (each.name != "origin" or self.origin)]
+        shown = [each.name for each in fields(self) if each.repr and not self._left_out(each.name)]
         return f"{type(self).__qualname__}({', '.join(f'{name}={getattr(self, name)!r}' for name in shown)})"
+
+    def _left_out(self, name: str) -> bool:
+        """Return whether a field is absent from the repr: rows name attacks as they did before the field was added."""
+        return name in LATER and getattr(self, name) == LATER[name]
 
     def __call__(
         self,
@@ -153,12 +161,12 @@ class Attack:
             step = Step(gradient, adv, point, previous, alpha, batch)
             g = self.gradient(step)
             d = g + v
-            if self.variance is not None:
+            if self.variance is not None and t + 1 < batch.steps:  # nothing follows the last step that could use it
                 v = self.variance(step, g)
             for smooth in self.filters:
                 d = smooth(d)
             previous = d / per_image_mean_abs(d)
-            m = self.decay * m + previous
+            m = self.decay * m + (previous if self.normalise else d)
             finite &= torch.isfinite(
                 m
             ).all()  # sign() would turn a NaN into 0 without a word; looked at once, at the end
@@ -173,8 +181,10 @@ class Attack:
     def cost(self, steps: int) -> Cost:
         """Return the passes per image when the suite asks for `steps` iterations."""
         steps = self.steps or steps
-        gradients = self.gradient.evaluations() + (self.variance.evaluations() if self.variance else 0)
-        passes = steps * gradients * math.prod(transform.copies for transform in self.transforms)
+        gradients = steps * self.gradient.evaluations()
+        if self.variance is not None:
+            gradients += (steps - 1) * self.variance.evaluations()
+        passes = gradients * math.prod(transform.copies for transform in self.transforms)
         return self.loss.cost(steps) + Cost(passes + (self.target is not None), passes)
 
     def but(self, **changes: object) -> Attack:

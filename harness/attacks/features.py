@@ -113,7 +113,8 @@ class FeatureImportance:
 class RandomPatch:
     """RPA: as FIA, but with patches multiplied by U(0, 1) noise instead of single pixels turned black.
 
-    Mask n works on patches of side patches[(n // repeat) % len(patches)]: side 1 multiplies each pixel of each channel with
+    Masks work on patches of each side in turn, `repeat` masks at a time; those that fill no whole turn, one at a time (60
+    masks are 15 of each of four sides). Side 1 multiplies each pixel of each channel with
     probability 1 - keep; larger sides multiply the share 1 - keep of all (patch, channel) pairs, chosen without
     replacement; a border too narrow for a patch stays. Zhang et al., "Enhancing the Transferability of Adversarial
     Examples with Random Patch", IJCAI 2022, Sec. 3.2 (60 masks, keep 0.7, sides 1, 3, 5, 7). The side changes with each
@@ -137,9 +138,16 @@ class RandomPatch:
     def prepare(self, batch: Batch) -> Objective:
         """Aggregate the gradients and return the loss."""
         _untargeted(batch, "rpa")
-        sides = [self.patches[n // self.repeat % len(self.patches)] for n in range(self.masks)]
-        masked = (batch.x * self.mask(batch, side) for side in sides)
+        masked = (batch.x * self.mask(batch, side) for side in self.sides())
         return _projection(-_unit(feature_gradient(batch, masked, "logit")))
+
+    def sides(self) -> list[int]:
+        """Return the patch side of each mask."""
+        turn = [side for side in self.patches for _ in range(self.repeat)]
+        turns, rest = divmod(self.masks, len(turn))
+        if rest % len(self.patches) == 0:
+            return turn * turns + list(self.patches) * (rest // len(self.patches))
+        return turn * turns + turn[:rest]
 
     def mask(self, batch: Batch, side: int) -> Tensor:
         """Return factors in [0, 1], of the images' shape."""

@@ -147,6 +147,11 @@ def get(spec: str | Mapping[str, object]) -> AttackLike:
         return _named(spec, {})
     if not isinstance(spec, Mapping):
         raise UserError(f"an attack is given by its name or by a mapping of its parts, not by {spec!r}")
+    if spec.get("name") in PRESETS or spec.get("name") in ALIASES:
+        raise UserError(
+            f"attack {spec['name']}: a preset has that name, so a row of it would not say what was run; give the composition "
+            f"a name of its own, such as {spec['name']}-mine"
+        )
     if "use" not in spec:
         return compose(spec, _resolve)
     unknown = [str(key) for key in spec if key not in ("name", "use", "options")]

@@ -64,7 +64,9 @@ VARIANTS: dict[str, tuple[str, tuple[State, ...], int, int]] = {
     "mim, 5 levels": ("mim", ("w", "wa"), 0, 5),
     "pgd, seed 1": ("pgd", ("w", "wa"), 1, 16),
 }
-CASES = {name: (name, ("w", "wa"), 0, 16) for name in PRESETS} | VARIANTS
+LEVELS = {"ssa-released": 8}
+"""At 16 levels, where its fixed sigma is eps, it is `s2i-fgsm`."""
+CASES = {name: (name, ("w", "wa"), 0, LEVELS.get(name, 16)) for name in PRESETS} | VARIANTS
 """What is pinned -> preset, states of the substitute, seed, levels."""
 
 

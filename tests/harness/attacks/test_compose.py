@@ -95,6 +95,9 @@ def test_every_slot_can_be_filled() -> None:
     [
         ({"transform": ["si"]}, "unknown key 'transform'; did you mean 'transforms'"),
         ({"name": "mine", "losss": "fia"}, "attack mine: unknown key 'losss'"),
+        ({"name": "ssa", "base": "ssa", "decay": 0}, "attack ssa: a preset has that name"),
+        ({"name": "mi-fgsm", "base": "mim"}, "such as mi-fgsm-mine"),
+        ({"name": "pgd", "use": "torchattacks:PGD"}, "a preset has that name"),
         ({"base": "mimm"}, "did you mean 'mim'"),
         ({"base": "torchattacks-pgd"}, "unknown attack"),
         ({"transforms": ["ti"]}, r"transforms\[0\]: unknown part 'ti'"),
