@@ -76,7 +76,7 @@ class CopyGradient:
     def _input_gradient(self, z: Tensor, rows: Tensor) -> Tensor:
         z = z.requires_grad_()
         # a sum, so that no image's gradient is scaled by how many others are in the chunk
-        return torch.autograd.grad(self.objective(self.batch.model, z, rows).sum(), z)[0]
+        return torch.autograd.grad(self.objective(self.batch.model, z, rows).sum(), z)[0].contiguous()
 
 
 @part("gradient", "point")
