@@ -1,4 +1,4 @@
-"""A frozen network at its fastest: normalisation inside the convolutions, layouts that suit the device, nothing changed for good."""
+"""A frozen network at its fastest: norms inside the convolutions, layouts that suit the device, nothing changed for good."""
 
 from __future__ import annotations
 
@@ -47,7 +47,8 @@ class _Convolution:
                 self._kept[weight.data_ptr()] = known = (key, *self._parts(weight))
             while len(self._kept) > 2:  # quantised and not
                 self._kept.pop(next(iter(self._kept)))
-        return self.layer._conv_forward(x, known[1], known[2])
+        output: Tensor = self.layer._conv_forward(x, known[1], known[2])
+        return output
 
     def _statistics(self) -> list[Tensor]:
         if self.norm is None:
