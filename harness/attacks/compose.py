@@ -28,7 +28,7 @@ from zoo.errors import UserError, did_you_mean
 Resolve = Callable[[object], object]
 
 _LISTS = ("transforms", "filters")
-_OPTIONAL = ("variance", "refine")
+_OPTIONAL = ("variance", "refine", "region")
 _LABELS = ("name", "base", "source")
 
 

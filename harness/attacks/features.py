@@ -22,11 +22,6 @@ def _untargeted(batch: Batch, name: str) -> None:
         raise UserError(f"{name} is published as an untargeted attack only; leave the target out, or use another loss")
 
 
-def _chunks(batch: Batch) -> Iterator[slice]:
-    for start in range(0, len(batch.x), batch.chunk):
-        yield slice(start, start + batch.chunk)
-
-
 def feature_gradient(batch: Batch, inputs: Iterable[Tensor], of: Literal["logit", "probability"]) -> Tensor:
     """Return sum_n d F_y(z_n) / d f(z_n) over the inputs, per image, flattened: (N, D).
 
@@ -38,7 +33,7 @@ def feature_gradient(batch: Batch, inputs: Iterable[Tensor], of: Literal["logit"
         batch.model.begin_iteration(n)
         batch.model.begin_forward()
         parts = []
-        for rows in _chunks(batch):
+        for rows in batch.chunks():
             with torch.enable_grad():
                 logits, features = batch.model.features(z[rows])
                 score = logits if of == "logit" else logits.softmax(1)
@@ -58,7 +53,7 @@ def features_of(batch: Batch, z: Tensor) -> Tensor:
     """Return the features of z (N, D) without a graph."""
     batch.model.begin_forward()
     with torch.no_grad():
-        return torch.cat([_joined(batch.model.features(z[rows])[1]) for rows in _chunks(batch)])
+        return torch.cat([_joined(batch.model.features(z[rows])[1]) for rows in batch.chunks()])
 
 
 def _joined(features: tuple[Tensor, ...]) -> Tensor:

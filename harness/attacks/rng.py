@@ -76,6 +76,10 @@ class Rng:
     def __len__(self) -> int:
         return len(self.indices)
 
+    def each(self) -> list[Rng]:
+        """Return a generator for each image by itself, set at its beginning."""
+        return [Rng(self.seed, [index], self.device, self.stream) for index in self.indices]
+
     def fresh(self, stream: str = "") -> Rng:
         """Return a generator set at its beginning; another `stream` gives independent draws."""
         return Rng(self.seed, self.indices, self.device, self.stream + stream)
