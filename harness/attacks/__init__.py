@@ -1,7 +1,8 @@
 """Attacks as values: one loop, frozen parts, presets with published settings.
 
 `get("cim")` returns an attack; calling it returns adversarial images. Parts are exported so that the repr of any composed
-attack evaluates to that attack.
+attack evaluates to that attack. The folder may import torch and `zoo.errors` alone: no files, no YAML, no other stage. Begin
+with `attack`, the loop; `presets` lists the published settings, `compose` reads an attack from a mapping.
 """
 
 from __future__ import annotations

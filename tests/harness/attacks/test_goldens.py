@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from harness.attacks import Attack, Images, Rng, get
-from harness.craft import to_bytes
-from harness.substitute import Substitute
+from harness.runs.craft import to_bytes
+from harness.substitutes import Substitute
 from tests.harness.attacks.nets import TinyResNet
-from zoo.entry import QuantSpec, State
 from zoo.quant import calibrate, quantize
+from zoo.registry.entry import QuantSpec, State
 
 
 def wave(*shape: int) -> Tensor:
