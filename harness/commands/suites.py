@@ -43,24 +43,31 @@ def list_command(as_json: bool) -> None:
 
 
 @click.command("attacks")
+@click.option("--parts", is_flag=True, help="List the parts that attacks are composed of instead.")
 @json_option
-def attacks_command(as_json: bool) -> None:
-    """List the attacks: their family, their cost in passes per image at ten steps, their source.
+def attacks_command(parts: bool, as_json: bool) -> None:
+    """List the attacks: their family, their cost in passes per image at ten steps, their year and source.
 
     \b
-    Example:
+    Examples:
       harness attacks --json
+      harness attacks --parts
     """
-    from harness.attacks import info, names
+    from harness.attacks import PARTS, describe, info, names
 
     rows: list[dict[str, Any]] = []
+    if parts:
+        rows = [{"slot": slot, "part": name, **describe(kind)} for slot, kinds in PARTS.items() for name, kind in kinds.items()]
+        emit(rows, as_json, {"slot": "slot", "part": "part", "settings": "settings"})
+        return
     for name in names():
         record = info(name)
         cost = record.attack().cost(10)
         passes = {"forwards": cost.forwards if cost else None, "backwards": cost.backwards if cost else None}
-        rows.append({"name": name, "category": record.category, **passes, "source": record.source, "doc": record.doc})
-    headers = {"name": "name", "category": "category", "forwards": "forwards", "backwards": "backwards", "source": "source"}
-    emit(rows, as_json, headers)
+        shown = {"name": name, "category": record.category, **passes, "year": record.year}
+        rows.append({**shown, "source": record.source, "doc": record.doc})
+    headers = {"name": "name", "category": "category", "forwards": "forwards", "backwards": "backwards"}
+    emit(rows, as_json, {**headers, "year": "year", "source": "source"})
 
 
 @click.group("suite")

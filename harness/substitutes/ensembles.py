@@ -56,6 +56,7 @@ class Ensemble(_Group):
         self, members: Sequence[Crafter], how: Literal["logits", "softmax", "logits-sum", "double-softmax"]
     ) -> None:
         super().__init__(members)
+        self.together = self.members
         self.how = how
 
     def __call__(self, x: Tensor) -> Tensor:
