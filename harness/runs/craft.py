@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from harness.runs.kernels import fixed
 from harness.runs.stage import Stage
 from harness.runs.workspace import Context, Workspace, workspace_of
 from harness.storage import shards
+from harness.substitutes.kernels import fixed
 from harness.suites.selection import Job
 from zoo.errors import MachineError, UserError
 

@@ -14,12 +14,13 @@ from torch import Tensor, nn
 
 from harness.records.predictions import Predictions
 from harness.runs.craft import collect
-from harness.runs.kernels import fixed
 from harness.runs.stage import Stage
 from harness.runs.workspace import Context, workspace_of
 from harness.storage import shards
+from harness.substitutes.kernels import at_speed, fixed
 from harness.suites.selection import Job
 from zoo.errors import MachineError, UserError
+from zoo.quant import frozen
 
 BATCH = 50
 """Images that a target sees at once; fixed, as float kernels differ in their last bits between batch sizes."""
@@ -43,12 +44,13 @@ def transported(images: Tensor, transport: str) -> Tensor:
 def predict(model: nn.Module, images: Tensor, device: str) -> Tensor:
     """Return the predicted classes (N,) int16 of uint8 images, in padded batches of a fixed size."""
     out = []
-    for start in range(0, len(images), BATCH):
-        batch = images[start : start + BATCH]
-        padded = torch.cat([batch, batch[-1:].expand(BATCH - len(batch), *batch.shape[1:])])
-        with fixed(device):
-            out.append(model(padded.to(device).float() / 255).argmax(1)[: len(batch)].cpu())
-    return torch.cat(out).to(torch.int16)
+    with fixed(device), frozen(model), at_speed(model) as layout:
+        for start in range(0, len(images), BATCH):
+            batch = images[start : start + BATCH]
+            padded = torch.cat([batch, batch[-1:].expand(BATCH - len(batch), *batch.shape[1:])])
+            pixels = (padded.to(device).float() / 255).to(memory_format=layout)
+            out.append(model(pixels).argmax(1)[: len(batch)])
+    return torch.cat(out).to(torch.int16).cpu()
 
 
 def predictions(context: Context, job: Job | None, images: np.ndarray | None, task: tuple[str, str]) -> np.ndarray:

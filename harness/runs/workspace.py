@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from harness.records.pinned import Model as ModelFacts
 from harness.records.pinned import PinnedSuite
-from harness.runs.kernels import device_name
+from harness.substitutes.kernels import device_name
 from harness.suites.suite import SubstituteSpec, Suite
 from zoo import registry as registries
 from zoo.data import Dataset
@@ -213,7 +213,7 @@ def is_collection(entry: ModelEntry) -> bool:
 def code_digest() -> str:
     """sha256 over the sources that decide the bytes of an image or an answer, so that a change of code serves nothing old."""
     runs, harness, zoo = Path(__file__).parent, Path(__file__).parent.parent, Path(registries.__file__).parent.parent
-    files = [runs / f"{name}.py" for name in ("craft", "kernels", "score", "workspace")]
+    files = [runs / f"{name}.py" for name in ("craft", "score", "workspace")]
     for folder in (harness / "substitutes", harness / "attacks", zoo / "loading", zoo / "quant", zoo / "archs"):
         files += sorted(folder.rglob("*.py"))
     sha = hashlib.sha256()

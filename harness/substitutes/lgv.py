@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.attacks.model import PlainModel
+from harness.substitutes.network import running_at_speed
 from zoo.errors import UserError
 from zoo.quant import frozen
 
@@ -78,6 +79,7 @@ class LGV(PlainModel):
             stack.callback(self._restore, before, modes)
             self.module.eval()
             stack.enter_context(frozen(self.module))
+            stack.enter_context(running_at_speed(self))
             self.begin_batch()
             yield
 

@@ -9,6 +9,7 @@ from typing import Literal, Protocol, runtime_checkable
 from torch import nn
 
 from harness.attacks.model import Model, PlainModel
+from harness.substitutes.kernels import at_speed
 from zoo.errors import UserError
 from zoo.quant import activation_quantizers, frozen, is_quantized, set_state, weight_quantizers
 from zoo.quant import states as possible_states
@@ -26,6 +27,18 @@ class Crafter(Model, Protocol):
 
         `seed` decides what the substitute itself draws, such as the order of LGV's snapshots; None is the one it was made with.
         """
+
+
+@contextmanager
+def running_at_speed(model: PlainModel) -> Iterator[None]:
+    """Run a frozen network in the form that its device computes fastest."""
+    before = model.layout
+    keep = () if model.feature_layer is None else (model.feature_layer,)
+    with at_speed(model.module, keep) as model.layout:
+        try:
+            yield
+        finally:
+            model.layout = before
 
 
 class Substitute(PlainModel):
@@ -100,6 +113,7 @@ class Substitute(PlainModel):
             stack.callback(self._restore, modes, enabled)
             self.module.eval()
             stack.enter_context(frozen(self.module))
+            stack.enter_context(running_at_speed(self))
             self.begin_batch()
             yield
 

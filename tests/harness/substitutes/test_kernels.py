@@ -11,10 +11,10 @@ import torch
 from torch.backends import cudnn
 
 from harness.attacks import Attack
-from harness.runs import kernels
 from harness.runs.craft import craft
 from harness.runs.score import score
 from harness.runs.workspace import Context, workspace_of
+from harness.substitutes import kernels
 from harness.suites.selection import Job
 from tests.harness.tiny import make
 
