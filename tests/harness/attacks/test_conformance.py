@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from harness.attacks import Attack, Rng, get, info, names
 from harness.attacks.registry import PRESETS
-from harness.substitute import Crafter
+from harness.substitutes import Crafter
 from tests.harness.attacks.nets import EPS, SUBSTITUTES, images, pool, substitute
 
 TARGETED = {name for name in PRESETS if get(name).target is not None}  # type: ignore[attr-defined]
