@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor
@@ -46,9 +46,9 @@ class Dataset:
             return self
         return Dataset(self.name, self.split, self.images[:limit], self.labels[:limit], self.ids[:limit])
 
-    @property
+    @cached_property
     def digest(self) -> str:
-        """sha256 over the shape, the pixels, the labels and the ids."""
+        """sha256 over the shape, the pixels, the labels and the ids; computed once."""
         sha = hashlib.sha256(repr(tuple(self.images.shape)).encode())
         for start in range(0, len(self), 1024):  # in pieces: a mapped set is larger than memory
             sha.update(self.images[start : start + 1024].contiguous().numpy().data)
