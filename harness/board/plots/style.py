@@ -6,6 +6,8 @@ import io
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -100,6 +102,19 @@ def canvas(width: float, height: float, rows: int = 1, columns: int = 1, **optio
     return figure, figure.subplots(rows, columns, squeeze=False, **options)
 
 
+@cache
+def _shades() -> tuple[str, ...]:
+    import matplotlib
+    from matplotlib.colors import to_hex
+
+    return tuple(to_hex(matplotlib.colormaps["cividis"](place / 100)) for place in range(101))
+
+
+def shade(share: float) -> str:
+    """Return the colour of a share in [0, 1], dark to light, as cividis has it: it reads alike without colour."""
+    return _shades()[round(100 * min(1.0, max(0.0, share)))]
+
+
 def look(place: int) -> dict[str, Any]:
     """Return colour, marker and dash of the n-th thing of a picture: the three never repeat together."""
     return {
@@ -114,19 +129,30 @@ def save(figure: Figure, path: Path) -> None:
     kind = path.suffix.lower().removeprefix(".")
     metadata = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind)
     buffer = io.BytesIO()
+    _lay_out(figure)
     figure.savefig(buffer, format=kind, dpi=200, metadata=metadata, facecolor="white" if kind == "png" else "none")
     atomic_write(path, buffer.getvalue())
 
 
 def inline_svg(figure: Figure, label: str) -> str:
     """Return a figure as an SVG element for a page: it takes the colour of the text around it and says what it shows."""
-    from html import escape
+    import matplotlib
 
     buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None}, transparent=True)
+    _lay_out(figure)
+    with matplotlib.rc_context({"svg.fonttype": "none"}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None}, transparent=True)
     text = buffer.getvalue()
     text = text[text.index("<svg") :].replace(INK, "currentColor").replace(INK.lower(), "currentColor")
     return text.replace("<svg ", f'<svg role="img" aria-label="{escape(label, quote=True)}" ', 1)
+
+
+def _lay_out(figure: Figure) -> None:
+    """Place everything once; saving a figure that has a layout engine would draw it twice."""
+    engine = figure.get_layout_engine()
+    if engine is not None:
+        engine.execute(figure)
+        figure.set_layout_engine("none")
 
 
 def distinct(names: Sequence[str]) -> list[str]:
