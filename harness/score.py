@@ -12,10 +12,11 @@ from torch import Tensor, nn
 
 from harness import shards
 from harness.craft import collect
-from harness.kernels import fixed
+from harness.kernels import at_speed, fixed
 from harness.selection import Job
 from harness.workbench import Context, workbench
 from zoo.errors import MachineError
+from zoo.quant import frozen
 
 BATCH = 50
 """Images that a target sees at once; fixed, as float kernels differ in their last bits between batch sizes."""
@@ -39,12 +40,13 @@ def transported(images: Tensor, transport: str) -> Tensor:
 def predict(model: nn.Module, images: Tensor, device: str) -> Tensor:
     """Return the predicted classes (N,) int16 of uint8 images, in padded batches of a fixed size."""
     out = []
-    for start in range(0, len(images), BATCH):
-        batch = images[start : start + BATCH]
-        padded = torch.cat([batch, batch[-1:].expand(BATCH - len(batch), *batch.shape[1:])])
-        with fixed(device):
-            out.append(model(padded.to(device).float() / 255).argmax(1)[: len(batch)].cpu())
-    return torch.cat(out).to(torch.int16)
+    with fixed(device), frozen(model), at_speed(model) as layout:
+        for start in range(0, len(images), BATCH):
+            batch = images[start : start + BATCH]
+            padded = torch.cat([batch, batch[-1:].expand(BATCH - len(batch), *batch.shape[1:])])
+            pixels = (padded.to(device).float() / 255).to(memory_format=layout)
+            out.append(model(pixels).argmax(1)[: len(batch)])
+    return torch.cat(out).to(torch.int16).cpu()
 
 
 def predictions(context: Context, job: Job | None, images: np.ndarray | None, task: tuple[str, str]) -> np.ndarray:
@@ -59,7 +61,9 @@ def predictions(context: Context, job: Job | None, images: np.ndarray | None, ta
     target, identity = task
     bench = workbench(context)
     if bench.identity(target) != identity:
-        raise MachineError(f"{platform.node()} has another {target} than this machine: pull the same weights and registry there")
+        raise MachineError(
+            f"{platform.node()} has another {target} than this machine: pull the same weights and registry there"
+        )
     if images is not None:
         pixels = torch.from_numpy(np.array(images))
     else:
@@ -82,4 +86,6 @@ def score_path(context: Context, job: Job | None, target: str) -> Path:
     """Return the cache file of one target's predictions on a job's images, or on the clean ones when `job` is None."""
     bench = workbench(context)
     key = bench.digest if job is None else bench.craft_key(job.substitute, job.attack, job.seed)
-    return context.cache_folder / "scores" / key[:2] / key / f"{len(bench.data):06d}-{bench.score_key(target)}.safetensors"
+    return (
+        context.cache_folder / "scores" / key[:2] / key / f"{len(bench.data):06d}-{bench.score_key(target)}.safetensors"
+    )

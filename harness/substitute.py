@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from harness.attacks.model import Model, PlainModel
+from harness.kernels import at_speed
 from zoo.entry import State
 from zoo.errors import UserError
 from zoo.quant import activation_quantizers, frozen, is_quantized, set_state, weight_quantizers
@@ -32,6 +33,18 @@ class Crafter(Model, Protocol):
 
         `seed` decides what the substitute itself draws, such as the order of LGV's snapshots; None is the one it was made with.
         """
+
+
+@contextmanager
+def _at_speed(model: PlainModel) -> Iterator[None]:
+    """Run a frozen network in the form that its device computes fastest."""
+    before = model.layout
+    keep = () if model.feature_layer is None else (model.feature_layer,)
+    with at_speed(model.module, keep) as model.layout:
+        try:
+            yield
+        finally:
+            model.layout = before
 
 
 class Substitute(PlainModel):
@@ -106,6 +119,7 @@ class Substitute(PlainModel):
             stack.callback(self._restore, modes, enabled)
             self.module.eval()
             stack.enter_context(frozen(self.module))
+            stack.enter_context(_at_speed(self))
             self.begin_batch()
             yield
 
@@ -301,6 +315,7 @@ class LGV(PlainModel):
             stack.callback(self._restore, before, modes)
             self.module.eval()
             stack.enter_context(frozen(self.module))
+            stack.enter_context(_at_speed(self))
             self.begin_batch()
             yield
 

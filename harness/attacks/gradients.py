@@ -93,7 +93,7 @@ class CopyGradient:
         self.batch.run.rows = rows
         losses = loss(z, rows)
         # a sum, so that no image's gradient is scaled by how many others are in the chunk
-        return torch.autograd.grad(losses.sum(), z)[0], losses.detach()
+        return torch.autograd.grad(losses.sum(), z)[0].contiguous(), losses.detach()
 
 
 @part("gradient", "point")

@@ -56,10 +56,12 @@ class PlainModel:
     def __init__(self, module: nn.Module, feature_layer: str | None = None) -> None:
         self.module = module
         self.feature_layer = feature_layer
+        self.layout = torch.preserve_format
+        """The layout in which images enter the network."""
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return the logits."""
-        logits: Tensor = self.module(x)
+        logits: Tensor = self.module(x.to(memory_format=self.layout))
         return logits
 
     def begin_batch(self) -> None:

@@ -14,6 +14,7 @@ from zoo.quant.convert import (
     weight_quantizers,
 )
 from zoo.quant.fold import fold_batchnorm
+from zoo.quant.folded import folded
 from zoo.quant.pack import pack, unpack
 from zoo.quant.ptq import QUICK, QDrop, qdrop
 from zoo.quant.save import load_into, read_metadata, save
@@ -26,6 +27,7 @@ __all__ = [
     "calibrate",
     "edge_layers",
     "fold_batchnorm",
+    "folded",
     "frozen",
     "is_quantized",
     "latent_weight",
