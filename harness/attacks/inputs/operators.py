@@ -141,9 +141,10 @@ class OperatorPerturbation:
         if (copy - 1) % self.operators == 0:
             radius = (rng.uniform((1, 1, 1)) * 6).floor() / 4 + 0.25
             memory["ops"] = (rng.uniform(x.shape[1:], -1, 1) * radius * self.beta * batch.eps).to(x)
+        nearby: Tensor = memory["ops"]
         levels = (rng.uniform(()) * 3).long() + 2
         draws = rng.uniform((4, 7))
-        z = x + memory["ops"]
+        z = x + nearby
         for level in range(4):
             chosen = (draws[:, level, 0] * len(OPS)).long().clamp(max=len(OPS) - 1)
             z = apply(z, torch.where(levels > level, chosen, 0), OPS, draws[:, level, 1:], batch, "")
@@ -217,8 +218,8 @@ def _turned(degrees: float) -> Operator:
 
 def _darkened(scales: int) -> Operator:
     def darken(x: Tensor, draw: Draw) -> Tensor:
-        halvings = (draw.u[:, 0] * scales).floor().to(x)[:, None, None, None]
-        darker: Tensor = x * torch.pow(0.5, halvings)
+        halvings: Tensor = (draw.u[:, 0] * scales).floor().to(x)[:, None, None, None]
+        darker: Tensor = x * torch.exp2(-halvings)
         return darker
 
     return darken

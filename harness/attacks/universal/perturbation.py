@@ -46,7 +46,8 @@ class OverImages:
         if batch.target is not None:
             raise UserError("universal perturbations are untargeted here; leave the target out")
         x, y = batch.pool.some(batch.rng.shared(f"universal {batch.run.t}"), self.images)
-        sub = replace(batch, x=x.to(batch.x), y=y.to(batch.y.device), rng=batch.rng.shared("copies"), run=Run())
+        rng = batch.rng.shared(f"copies {batch.run.t}", self.images)
+        sub = replace(batch, x=x.to(batch.x), y=y.to(batch.y.device), rng=rng, run=Run())
         transforms = step.gradient.transforms if isinstance(step.gradient, CopyGradient) else ()
         gradient = CopyGradient(sub, CrossEntropy().prepare(sub), transforms)
         free = torch.ones_like(sub.x[:1, :1]) if "region" not in batch.run.memory else batch.run.memory["region"]
