@@ -149,7 +149,8 @@ def test_attack_conforms(name: str, kind: str) -> None:
         assert same(run(crafter, [2, 0], chunk=3), adv[[2, 0]]), "batch-mates, order and chunks do not matter"
         if name in PER_BATCH:  # one perturbation raises the loss of the images that it was made on, not of each
             x, y = pool().images.double() / 255, pool().labels
-            adv = attack.but(steps=10)(crafter, x, y, eps=EPS, steps=1, rng=Rng(0, range(12)), pool=pool())
+            whole_attack = get(name)
+            adv = whole_attack(crafter, x, y, eps=EPS, steps=10, rng=Rng(0, range(12)), pool=pool())
         crafter.begin_batch()
         with torch.no_grad():
             labels = y if target is None else target
@@ -187,7 +188,7 @@ def test_seeds_matter_where_there_is_randomness(name: str, monkeypatch: pytest.M
     for kind in ("uniform", "normal", "integers", "bernoulli"):
         monkeypatch.setattr(Rng, kind, noted(getattr(Rng, kind)))
     x, y = images()
-    crafter = substitute("plain", arch_for(name))
+    crafter = substitute("ensemble" if attack.category == "ensemble" else "plain", arch_for(name))
     made = [attack(crafter, x, y, eps=EPS, steps=2, rng=Rng(seed, range(3)), pool=pool()) for seed in (0, 1)]
     assert torch.equal(made[0], made[1]) != bool(drawn)
 
