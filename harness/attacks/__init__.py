@@ -2,8 +2,8 @@
 
 `get("cim")` returns an attack; calling it returns adversarial images. A part registers itself by `@part` and a preset by
 `@preset`, wherever in this folder they are written: every module here is imported, and every part's class is exported, so
-that the repr of any composed attack evaluates to that attack. Imports torch, and of the zoo its error class alone. Begin
-reading at `attack.py`, the loop; `parts.py` says what it hands to which part.
+that the repr of any composed attack evaluates to that attack. It may import torch, and of the zoo its error class
+alone. Begin with `attack`, the loop; `parts` says what it hands to which part.
 """
 
 from __future__ import annotations

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from harness.commands.common import Progress, out_option
-from zoo.cli import json_option
+from zoo.commands.terminal import json_option
 
 if TYPE_CHECKING:
     from harness.submit.make import Walls
-    from harness.suite import Suite
+    from harness.suites.suite import Suite
 
 workers_option = click.option("--workers", type=click.IntRange(1, 256), default=1, show_default=True, help="Processes.")
 folder_argument = click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
@@ -44,7 +44,7 @@ def walls_of(sandbox: Any, memory_mb: int, block_seconds: float) -> Walls:
 
 
 def _suite(name: str | None) -> Suite | None:
-    from harness.suite import load
+    from harness.suites.suite import load
 
     return None if name is None else load(name)
 
@@ -94,7 +94,7 @@ def check_command(
       harness submit check my-attack
     """
     from harness.submit.conformance import conformance
-    from harness.suite import load
+    from harness.suites.suite import load
 
     checks = []
     for check in conformance(folder, load(suite_name), walls_of(sandbox, memory_mb, block_seconds)):
@@ -137,7 +137,7 @@ def run_command(
       harness submit run my-attack --suite digits-qnn --limit 50 --workers 2
     """
     from harness.submit.pack import pack
-    from harness.suite import load
+    from harness.suites.suite import load
 
     suite = load(suite_name)
     path = bundle or Path(f"{folder.resolve().name}--{suite.name}.zip")
@@ -230,9 +230,9 @@ def withdraw_command(name: str, suite_name: str, limit: int | None, out: Path) -
     Example:
       harness submit withdraw my-attack --suite digits-qnn
     """
-    from harness.runner import suite_folder
+    from harness.runs.runner import suite_folder
     from harness.submit.add import take_off
-    from harness.suite import load
+    from harness.suites.suite import load
 
     gone = take_off(suite_folder(out, load(suite_name), limit), name)
     click.echo(f"{len(gone)} rows withdrawn")
@@ -257,7 +257,7 @@ def review_command(
 
     found = review(base, head, fraction, walls_of(sandbox, memory_mb, block_seconds))
     if report is not None:
-        from harness.files import atomic_write
+        from harness.storage.files import atomic_write
 
         atomic_write(report, found.markdown)
     click.echo(found.markdown)

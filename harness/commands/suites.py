@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from harness.commands.common import out_option
-from zoo.cli import emit, json_option
+from zoo.commands.terminal import emit, json_option
 
 
 @click.command("list")
@@ -21,7 +21,7 @@ def list_command(as_json: bool) -> None:
     Example:
       harness list --json
     """
-    from harness.suite import load, names
+    from harness.suites.suite import load, names
 
     rows: list[dict[str, Any]] = []
     for name in names():
@@ -93,7 +93,7 @@ def show_command(name: str, as_json: bool) -> None:
     """
     import yaml
 
-    from harness.suite import load
+    from harness.suites.suite import load
 
     content = load(name).model_dump(mode="json")
     text = json.dumps(content, indent=2, ensure_ascii=False) if as_json else yaml.safe_dump(content, sort_keys=False, width=120)
@@ -114,8 +114,8 @@ def bump_command(name: str, because: str, out: Path) -> None:
     Example:
       harness suite bump digits-qnn --because "20 steps: every ASR rises by about 3 points"
     """
-    from harness.suite import find
-    from harness.versions import CHANGELOG, bump
+    from harness.suites.suite import find
+    from harness.suites.versions import CHANGELOG, bump
 
     suite = bump(name, because, out)
     click.echo(f"{find(name)}: version {suite.version}; {out / suite.name / f'v{suite.version}' / CHANGELOG}")

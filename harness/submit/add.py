@@ -9,22 +9,23 @@ from pathlib import Path
 
 import numpy as np
 
-from harness import chain
 from harness.board import load as load_board
 from harness.board import write_files
-from harness.files import atomic_write, remove
-from harness.lock import exclusive
-from harness.provenance import provenance
-from harness.results import Evidence, Row, read_rows, write_clean, write_row
-from harness.runner import claim_folder, suite_folder
-from harness.selection import Job
+from harness.records import chain
+from harness.records.provenance import provenance
+from harness.records.rows import Evidence, Row, read_rows, write_clean, write_row
+from harness.runs.ownership import own_folder
+from harness.runs.runner import suite_folder
+from harness.storage.files import atomic_write, remove
+from harness.storage.lock import exclusive
 from harness.submit.claim import Claim, open_claim
 from harness.submit.make import Made, Notify, Walls, all_blocks, craft_all
 from harness.submit.measure import ALIKE, Judge, agree, check_claim, judge, likeness
 from harness.submit.naming import refuse_taken, reserved
 from harness.submit.record import FILE
-from harness.suite import Suite
-from harness.versions import begin
+from harness.suites.selection import Job
+from harness.suites.suite import Suite
+from harness.suites.versions import begin
 from zoo.errors import UserError
 
 SUBMISSIONS = "submissions"
@@ -62,11 +63,11 @@ def add(
     """
     notify = notify or (lambda what, done, total: None)
     claim = open_claim(path, device, overlays, suite)
-    folder = suite_folder(out, claim.suite, claim.bench.context.limit)
+    folder = suite_folder(out, claim.suite, claim.workspace.context.limit)
     evidence = evidence or best_evidence(claim)
     known = list(read_rows(folder)) if (folder / "suite.yaml").is_file() else []
     check_name(claim, known, folder)
-    with judge(claim.bench, out, workers, notify) as bar:
+    with judge(claim.workspace, out, workers, notify) as bar:
         rows, isolation, remarks = _rows(claim, evidence, bar, walls or Walls(), workers)
         for row in rows:
             check_new(row, known)
@@ -124,7 +125,7 @@ def check_new(row: Row, known: Sequence[Row]) -> None:
 def _rows(claim: Claim, evidence: Evidence, bar: Judge, walls: Walls, workers: int) -> tuple[list[Row], str | None, list[str]]:
     """Return the rows of a bundle by the wanted evidence, the walls that its code ran behind, and what there is to remark."""
     labels, jobs = bar.clean.labels.array, list(claim.jobs)
-    claims = {job: claim.row(job, bar.snapshot.digest) for job in jobs}
+    claims = {job: claim.row(job, bar.pinned.digest) for job in jobs}
     if evidence == "claimed":
         return [_claimed(claim, job, claims[job], bar) for job in jobs], None, []
     sent = {job: claim.images(job) for job in jobs}
@@ -139,7 +140,7 @@ def _rows(claim: Claim, evidence: Evidence, bar: Judge, walls: Walls, workers: i
         return rows, None, []
     if not claim.source.files:
         raise UserError(f"{claim.bundle.path}: it holds no code to regenerate the images with; add it as rescored")
-    made, isolation = craft_all(claim.bench, claim.source, all_blocks(claim.bench, jobs), walls, workers, bar.notify)
+    made, isolation = craft_all(claim.workspace, claim.source, all_blocks(claim.workspace, jobs), walls, workers, bar.notify)
     rows, remarks = [], []
     for job in jobs:
         row = bar.row(job, claim.source, made[job], evidence, claim.submitted(isolation), "cpu")
@@ -162,7 +163,7 @@ def _compare(job: Job, sent: Made | None, made: Made, row: Row, claim: Row | Non
     if differing == 0:
         _check_claim(claim, row, labels)
         return [f"{job.substitute}: all {len(made.images)} images are the bundle's, byte for byte"]
-    alike = likeness(sent.images, made.images, bar.bench.data.images)
+    alike = likeness(sent.images, made.images, bar.workspace.data.images)
     if alike < ALIKE:
         raise UserError(
             f"{job.attack} on {job.substitute}: the bundle's images are not what its code makes here: {differing} images differ, "
@@ -213,8 +214,8 @@ def _write(claim: Claim, bar: Judge, rows: Sequence[Row], added: Added) -> None:
     """Write what was checked: rows, the submission's source to verify them with, and the board."""
     folder = added.folder
     with exclusive(folder):
-        claim_folder(folder, bar.snapshot)
-        if claim.bench.context.limit is None:
+        own_folder(folder, bar.pinned)
+        if claim.workspace.context.limit is None:
             begin(folder, claim.suite)
         write_clean(folder, bar.clean)
         store = folder / SUBMISSIONS / claim.source.submission.name

@@ -16,8 +16,8 @@ from typing import Annotated
 
 from pydantic import Field, StringConstraints, ValidationError, model_validator
 
-from harness.files import atomic_write, describe
-from harness.results import Provenance
+from harness.records.rows import Provenance
+from harness.storage.files import atomic_write, describe
 from harness.submit.record import (
     FILE,
     MAX_SOURCE,
@@ -29,8 +29,8 @@ from harness.submit.record import (
     read_plain,
     refuse_link,
 )
-from zoo.entry import Name, Record, Sha256
 from zoo.errors import UserError
+from zoo.registry.entry import Name, Record, Sha256
 
 MANIFEST = "manifest.json"
 MAX_MANIFEST = 8 * 2**20

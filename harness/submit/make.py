@@ -11,16 +11,16 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from harness.craft import spans
+from harness.runs.craft import spans
+from harness.runs.workspace import Workspace
 from harness.sandbox import Choice, Limits, Sandbox, SubmissionError
-from harness.selection import Job
 from harness.submit.bundle import inputs_sha256
 from harness.submit.images import check_attacked, parse, to_bytes
 from harness.submit.record import Source
-from harness.suite import Suite
-from harness.workbench import Workbench
-from zoo.build import weights_path
+from harness.suites.selection import Job
+from harness.suites.suite import Suite
 from zoo.errors import UserError
+from zoo.loading.load import weights_path
 
 Notify = Callable[[str, int, int], None]
 Span = tuple[int, int]
@@ -53,32 +53,32 @@ def jobs_of(source: Source, suite: Suite) -> list[Job]:
     return [Job(suite.substitute(n).name, source.submission.name, seed) for n in names for seed in suite.seeds]
 
 
-def inputs_of(bench: Workbench) -> str:
+def inputs_of(workspace: Workspace) -> str:
     """Return the digest of what an attack on this suite is given."""
-    suite = bench.suite
-    return inputs_sha256(suite.name, suite.version, suite.budget.levels, suite.steps, suite.block, bench.full_digest)
+    suite = workspace.suite
+    return inputs_sha256(suite.name, suite.version, suite.budget.levels, suite.steps, suite.block, workspace.full_digest)
 
 
-def substitute_sha256(bench: Workbench, name: str) -> str:
+def substitute_sha256(workspace: Workspace, name: str) -> str:
     """Return the digest that a row gives for a substitute: of its weights, or of its models' digests."""
-    weights = [bench.sha256(m) for m in bench.suite.substitute(name).models]
+    weights = [workspace.sha256(m) for m in workspace.suite.substitute(name).models]
     return weights[0] if len(weights) == 1 else hashlib.sha256("".join(weights).encode()).hexdigest()
 
 
-def furnish(box: Sandbox, bench: Workbench, substitute: str) -> None:
+def furnish(box: Sandbox, workspace: Workspace, substitute: str) -> None:
     """Hand a substitute of the suite, and nothing else that has weights, to a sandbox."""
-    spec = bench.suite.substitute(substitute)
-    entries = [bench.registry[model] for model in spec.models]
+    spec = workspace.suite.substitute(substitute)
+    entries = [workspace.registry[model] for model in spec.models]
     box.substitute(spec, entries, [weights_path(entry) for entry in entries])
 
 
-def craft_block(box: Sandbox, bench: Workbench, source: Source, seed: int, index: Tensor, count: int) -> Made:
+def craft_block(box: Sandbox, workspace: Workspace, source: Source, seed: int, index: Tensor, count: int) -> Made:
     """Let a sandbox craft the images of `index`, of which the first `count` are kept, and check them.
 
     Raises:
         SubmissionError: the code failed, or its images break a rule of the suite.
     """
-    data, suite = bench.full, bench.suite
+    data, suite = workspace.full, workspace.suite
     clean = data.images[index]
     crafted = box.craft(
         source.files,
@@ -98,13 +98,13 @@ def craft_block(box: Sandbox, bench: Workbench, source: Source, seed: int, index
     return Made(images, crafted.forwards, crafted.backwards, crafted.seconds)
 
 
-def craft(box: Sandbox, bench: Workbench, source: Source, job: Job, blocks: Iterable[Span], done: Callable[[], None]) -> Made:
+def craft(box: Sandbox, workspace: Workspace, source: Source, job: Job, blocks: Iterable[Span], done: Callable[[], None]) -> Made:
     """Craft blocks of a job with a sandbox that holds its substitute; the last block is padded, as the harness does."""
     parts = []
     for start, stop in blocks:
-        index = torch.arange(start, start + bench.suite.block).clamp(max=stop - 1)
+        index = torch.arange(start, start + workspace.suite.block).clamp(max=stop - 1)
         try:
-            parts.append(craft_block(box, bench, source, job.seed, index, stop - start))
+            parts.append(craft_block(box, workspace, source, job.seed, index, stop - start))
         except SubmissionError as error:
             where = f"{job.attack} on {job.substitute}, images {start} to {stop - 1}, seed {job.seed}"
             raise SubmissionError(f"{where}: {error}") from error
@@ -115,7 +115,7 @@ def craft(box: Sandbox, bench: Workbench, source: Source, job: Job, blocks: Iter
 
 
 def craft_all(
-    bench: Workbench, source: Source, jobs: Sequence[tuple[Job, Sequence[Span]]], walls: Walls, workers: int, notify: Notify
+    workspace: Workspace, source: Source, jobs: Sequence[tuple[Job, Sequence[Span]]], walls: Walls, workers: int, notify: Notify
 ) -> tuple[dict[Job, Made], str]:
     """Craft blocks of several jobs, `workers` sandboxes at a time; return what was made and the walls it was made behind.
 
@@ -133,10 +133,10 @@ def craft_all(
     def share(mine: Sequence[tuple[Job, Sequence[Span]]]) -> tuple[dict[Job, Made], str]:
         made: dict[Job, Made] = {}
         with Sandbox(walls.choice, walls.limits) as box:
-            box.data(bench.full.images, bench.full.labels)
+            box.data(workspace.full.images, workspace.full.labels)
             for job, blocks in mine:
-                furnish(box, bench, job.substitute)
-                made[job] = craft(box, bench, source, job, blocks, done)
+                furnish(box, workspace, job.substitute)
+                made[job] = craft(box, workspace, source, job, blocks, done)
             return made, box.isolation
 
     shares = [jobs[n::workers] for n in range(min(workers, len(jobs)))]
@@ -145,11 +145,11 @@ def craft_all(
     merged = {job: made for part, _ in results for job, made in part.items()}
     for job, blocks in jobs:
         index = torch.cat([torch.arange(*block) for block in blocks])
-        check_attacked(merged[job].images, bench.full.images[index], f"{job.attack} on {job.substitute}")
+        check_attacked(merged[job].images, workspace.full.images[index], f"{job.attack} on {job.substitute}")
     return {job: merged[job] for job, _ in jobs}, results[0][1]
 
 
-def all_blocks(bench: Workbench, jobs: Iterable[Job]) -> list[tuple[Job, Sequence[Span]]]:
+def all_blocks(workspace: Workspace, jobs: Iterable[Job]) -> list[tuple[Job, Sequence[Span]]]:
     """Return jobs with all blocks of the suite's images."""
-    blocks = spans(len(bench.data), bench.suite.block)
+    blocks = spans(len(workspace.data), workspace.suite.block)
     return [(job, blocks) for job in jobs]

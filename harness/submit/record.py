@@ -15,9 +15,9 @@ from typing import Annotated, Literal, TypeVar
 import yaml
 from pydantic import Field, StringConstraints, field_validator, model_validator
 
-from zoo.entry import Name, Record
 from zoo.errors import UserError
-from zoo.yamlfile import read_yaml, validate
+from zoo.registry.entry import Name, Record
+from zoo.registry.yamlfile import read_yaml, validate
 
 FILE = "submission.yaml"
 ATTACK = "attack.py"

@@ -11,11 +11,11 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from harness import chain
 from harness.board import check as check_board
-from harness.results import Row, read_rows
+from harness.records import chain
+from harness.records.pinned import PinnedSuite
+from harness.records.rows import Row, read_rows
 from harness.sandbox import printable
-from harness.snapshot import Snapshot
 from harness.submit.add import SUBMISSIONS
 from harness.submit.claim import MAX_ROW, read_claim
 from harness.submit.make import Walls
@@ -126,15 +126,15 @@ def _change(name: str, before: Path | None, after: Path | None) -> str | None:
 
 def _review_board(base: Path, head: Path, found: Review) -> None:
     """Check one leaderboard of the pull request."""
-    snapshot = Snapshot.read(base)
+    pinned = PinnedSuite.read(base)
     old = {p.name for p in (base / "rows").glob("*.json")}
     names: set[str] = set()
     for path in sorted((head / "rows").glob("*.json")):
         if path.name in old:
             continue
-        count = min(_limit(head) or snapshot.images, snapshot.images)
-        row = read_claim(read_plain(path, MAX_ROW), snapshot.suite.target_names, count, path.name)
-        _check_row(row, path, head, snapshot)
+        count = min(_limit(head) or pinned.images, pinned.images)
+        row = read_claim(read_plain(path, MAX_ROW), pinned.suite.target_names, count, path.name)
+        _check_row(row, path, head, pinned)
         found.added.append((path, row))
         names.add(row.attack)
     sources = [{p.name for p in (f / SUBMISSIONS).glob("*")} for f in (base, head)]
@@ -159,7 +159,7 @@ def _limit(folder: Path) -> int | None:
     return int(limit) if limit.isdigit() else None
 
 
-def _check_row(row: Row, path: Path, folder: Path, snapshot: Snapshot) -> None:
+def _check_row(row: Row, path: Path, folder: Path, pinned: PinnedSuite) -> None:
     """Refuse a new row that is not of this suite, or not of a submission whose source is stored with it.
 
     Raises:
@@ -167,10 +167,10 @@ def _check_row(row: Row, path: Path, folder: Path, snapshot: Snapshot) -> None:
     """
     if row.filename != path.name:
         raise UserError(f"{path.name} holds the row of {row.filename}")
-    if row.suite_digest != snapshot.digest:
+    if row.suite_digest != pinned.digest:
         raise UserError(f"{path.name} was made for other targets or images")
-    if row.max_level > snapshot.suite.budget.levels:
-        raise UserError(f"{path.name}: its images differ by {row.max_level} levels, the budget is {snapshot.suite.budget.levels}")
+    if row.max_level > pinned.suite.budget.levels:
+        raise UserError(f"{path.name}: its images differ by {row.max_level} levels, the budget is {pinned.suite.budget.levels}")
     if row.submission is None:
         raise UserError(f"{path.name} names no submission; harness submit add writes such rows")
     source = read_folder(folder / SUBMISSIONS / row.attack)

@@ -13,19 +13,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from harness.craft import make_blocks, spans
-from harness.results import Row, read_row
+from harness.records.pinned import PinnedSuite
+from harness.records.rows import Row, read_row
+from harness.runs.craft import make_blocks, spans
+from harness.runs.workspace import Workspace, open_workspace
 from harness.sandbox import SubmissionError
-from harness.selection import Job
-from harness.shards import digest
-from harness.snapshot import Snapshot
+from harness.storage.shards import digest
 from harness.submit.add import SUBMISSIONS
 from harness.submit.claim import Claim, open_claim
 from harness.submit.make import Made, Notify, Span, Walls, craft_all, substitute_sha256
 from harness.submit.measure import ALIKE, Agreement, Judge, agree, judge, likeness
 from harness.submit.record import read_folder
-from harness.suite import Suite
-from harness.workbench import Workbench, open_bench
+from harness.suites.selection import Job
+from harness.suites.suite import Suite
 from zoo.errors import UserError
 
 Verdict = Literal["identical", "same outcomes", "consistent", "different", "not verifiable"]
@@ -78,9 +78,9 @@ def verify(
     return _verify_bundle(path, fraction, seed, walls or Walls(), overlays, workers, suite, notify)
 
 
-def sample(bench: Workbench, fraction: float, seed: int) -> list[Span]:
+def sample(workspace: Workspace, fraction: float, seed: int) -> list[Span]:
     """Return a random share of the blocks of a run, at least one."""
-    blocks = spans(len(bench.data), bench.suite.block)
+    blocks = spans(len(workspace.data), workspace.suite.block)
     count = max(1, math.ceil(fraction * len(blocks)))
     return sorted(random.Random(seed).sample(blocks, count))
 
@@ -97,13 +97,13 @@ def _verify_bundle(
 ) -> Verification:
     claim = open_claim(path, "cpu", overlays, suite)
     report = Verification(str(path), seed, None)
-    with judge(claim.bench, None, workers, notify) as bar:
+    with judge(claim.workspace, None, workers, notify) as bar:
         made: dict[Job, Made] = {}
-        blocks = sample(claim.bench, fraction, seed)
+        blocks = sample(claim.workspace, fraction, seed)
         if claim.source.files:
             try:
                 jobs = [(job, blocks) for job in claim.jobs]
-                made, report.isolation = craft_all(claim.bench, claim.source, jobs, walls, workers, notify)
+                made, report.isolation = craft_all(claim.workspace, claim.source, jobs, walls, workers, notify)
             except SubmissionError as error:
                 report.findings.append(Finding(claim.source.submission.name, "different", f"its code fails: {error}"))
                 return report
@@ -114,14 +114,14 @@ def _verify_bundle(
 
 def _bundle_finding(claim: Claim, job: Job, made: Made | None, blocks: list[Span], bar: Judge) -> Finding:
     name, index = f"{job.substitute} seed {job.seed}", _index(blocks)
-    sent, row = claim.images(job), claim.row(job, bar.snapshot.digest)
+    sent, row = claim.images(job), claim.row(job, bar.pinned.digest)
     if sent is None and row is None:
         return Finding(name, "not verifiable", "it holds neither images nor outcomes")
     if made is not None and sent is not None:
         differing = int((made.images != sent.images[index]).flatten(1).any(1).sum())
         if differing == 0 and row is None:
             return Finding(name, "identical", f"all {len(index)} sampled images are the same bytes")
-        alike = likeness(made.images, sent.images[index], bar.bench.data.images[index])
+        alike = likeness(made.images, sent.images[index], bar.workspace.data.images[index])
         if alike < ALIKE:
             return Finding(name, "different", f"{differing} of {len(index)} sampled images differ (median cosine {alike:.2f})")
         if differing:
@@ -142,22 +142,22 @@ def _verify_row(
     path: Path, fraction: float, seed: int, walls: Walls, overlays: Sequence[str], workers: int, notify: Notify
 ) -> Verification:
     row, folder = read_row(path), path.resolve().parent.parent
-    snapshot = Snapshot.read(folder)
-    bench = open_bench(snapshot.suite, row.limit, "cpu", overlays)
+    pinned = PinnedSuite.read(folder)
+    workspace = open_workspace(pinned.suite, row.limit, "cpu", overlays)
     report = Verification(str(path), seed, None)
     name = f"{row.substitute} seed {row.seed}"
-    if substitute_sha256(bench, row.substitute) != row.substitute_sha256:
+    if substitute_sha256(workspace, row.substitute) != row.substitute_sha256:
         raise UserError(f"{path}: made on other weights of {row.substitute!r} than those here; pull them first")
-    blocks = sample(bench, fraction, seed)
+    blocks = sample(workspace, fraction, seed)
     index = _index(blocks)
     if row.submission is not None and row.submission.source_sha256 is None:
         report.findings.append(Finding(name, "not verifiable", "only images were submitted; verify the bundle"))
         return report
-    with judge(bench, folder.parent.parent, workers, notify) as bar:
-        if bar.snapshot.digest != row.suite_digest:
+    with judge(workspace, folder.parent.parent, workers, notify) as bar:
+        if bar.pinned.digest != row.suite_digest:
             raise UserError(f"{path}: made for other targets or images (suite digest {row.suite_digest[:12]})")
         try:
-            images, report.isolation = _recrafted(row, folder, bench, blocks, walls, notify)
+            images, report.isolation = _recrafted(row, folder, workspace, blocks, walls, notify)
         except SubmissionError as error:
             report.findings.append(Finding(name, "different", f"its code fails: {error}"))
             return report
@@ -167,25 +167,25 @@ def _verify_row(
 
 def _row_finding(name: str, row: Row, images: Tensor, index: list[int], bar: Judge) -> Finding:
     found = agree(_said(row, index), bar.predict(images), bar.clean.labels.array[index])
-    if len(index) == len(bar.bench.data) and digest(images) == row.images_sha256 and found.identical:
+    if len(index) == len(bar.workspace.data) and digest(images) == row.images_sha256 and found.identical:
         return Finding(name, "identical", f"all {len(index)} images are the same bytes, all outcomes as stated")
     return _judged(name, found, f"{len(index)} images crafted anew")
 
 
 def _recrafted(
-    row: Row, folder: Path, bench: Workbench, blocks: list[Span], walls: Walls, notify: Notify
+    row: Row, folder: Path, workspace: Workspace, blocks: list[Span], walls: Walls, notify: Notify
 ) -> tuple[Tensor, str | None]:
     """Return the images of a row's blocks, made by the harness's own attack or by the stored code of a submission."""
     job = Job(row.substitute, row.attack, row.seed)
     if row.submission is None:
-        if repr(bench.attack(row.attack)) != row.composition:
+        if repr(workspace.attack(row.attack)) != row.composition:
             raise UserError(f"{row.filename}: made by another composition of {row.attack!r} than this version's")
-        made = make_blocks(bench.context, job, bench.craft_key(*_parts(job)), tuple(blocks))
+        made = make_blocks(workspace.context, job, workspace.craft_key(*_parts(job)), tuple(blocks))
         return torch.cat([torch.from_numpy(np.array(part.images)) for part in made]), None
     source = read_folder(folder / SUBMISSIONS / row.attack)
     if source.sha256 != row.submission.source_sha256 or source.composition != row.composition:
         raise UserError(f"{folder / SUBMISSIONS / row.attack}: not the code that the row was made by; restore it")
-    result, isolation = craft_all(bench, source, [(job, blocks)], walls, 1, notify)
+    result, isolation = craft_all(workspace, source, [(job, blocks)], walls, 1, notify)
     return result[job].images, isolation
 
 

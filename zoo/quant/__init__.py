@@ -1,4 +1,9 @@
-"""Quantised networks: quantisers, conversion of any CNN, states, calibration, and low-bit files."""
+"""Quantised networks: quantisers, conversion of any CNN, states, calibration, and low-bit files.
+
+It may import `registry` (the records of a quantiser) and `hub.whole`; it knows no architectures and trains nothing but
+QDrop's rounding. Begin with `functional`, the formulas; `modules` wraps them, `convert` puts them into a network, `ptq` is
+QDrop, `pack` and `save` write low-bit files.
+"""
 
 from zoo.quant.calibration import calibrate, reestimate_batchnorm
 from zoo.quant.convert import (

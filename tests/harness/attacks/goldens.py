@@ -17,11 +17,11 @@ from torch import Tensor, nn
 
 from harness.attacks import AttackLike, Images, Rng, get
 from harness.attacks.registry import PRESETS
-from harness.craft import to_bytes
-from harness.substitute import Crafter, Substitute, ensemble
+from harness.runs.craft import to_bytes
+from harness.substitutes import Crafter, Substitute, ensemble
 from tests.harness.attacks.nets import ARCHS
-from zoo.entry import QuantSpec, State
 from zoo.quant import calibrate, quantize
+from zoo.registry.entry import QuantSpec, State
 
 FILE = Path(__file__).with_name("goldens.json")
 

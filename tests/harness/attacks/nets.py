@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from harness.attacks import Images, Rng
-from harness.substitute import Crafter, Substitute, ensemble
+from harness.substitutes import Crafter, Substitute, ensemble
 from zoo._compat import ensure_torchvision
-from zoo.entry import QuantSpec, State
 from zoo.quant import calibrate, quantize, reestimate_batchnorm
+from zoo.registry.entry import QuantSpec, State
 
 CLASSES = 5
 EPS = 16 / 255

@@ -15,7 +15,7 @@ from harness.attacks import Attack, Rng, get, info, names
 from harness.attacks.budget import at_cost
 from harness.attacks.registry import PRESETS
 from harness.attacks.update import SignStep
-from harness.substitute import Crafter
+from harness.substitutes import Crafter
 from tests.harness.attacks.nets import EPS, SUBSTITUTES, images, pool, substitute
 
 PAPER = ("fia", "fia-released", "rpa", "ssa", "admix", "cim")

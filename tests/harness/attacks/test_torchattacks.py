@@ -19,7 +19,7 @@ from harness.attacks import (
     as_model,
     get,
 )
-from harness.substitute import Substitute
+from harness.substitutes import Substitute
 from tests.harness.attacks.nets import EPS, images, net, quantized
 from zoo.errors import UserError
 

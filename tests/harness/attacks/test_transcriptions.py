@@ -15,7 +15,7 @@ from harness.attacks import Rng, features, get
 from harness.attacks.features import RandomPatch
 from harness.attacks.parts import Batch
 from harness.attacks.spectrum import dct2, idct2
-from harness.substitute import Substitute
+from harness.substitutes import Substitute
 from tests.harness.attacks.nets import EPS, images, net, pool, quantized
 
 T = 2
@@ -376,7 +376,7 @@ def test_dct_equals_scipy(size: tuple[int, int]) -> None:
 
 def test_fia_gives_each_state_half_of_its_weights() -> None:
     """On an alternating substitute 15 masks run in each state, whatever the attack phase does then."""
-    from tests.harness.test_substitute import states_seen
+    from tests.harness.substitutes.test_substitute import states_seen
 
     crafter = Substitute(quantized(), ("w", "wa"), feature_layer="layer1")
     seen = states_seen(crafter)
@@ -388,7 +388,7 @@ def test_fia_gives_each_state_half_of_its_weights() -> None:
 
 def test_per_forward_schedules_see_the_released_order() -> None:
     """SSA's 20 copies alternate within an iteration; CIM's 5 scales are one pass; Admix goes on from iteration to iteration."""
-    from tests.harness.test_substitute import states_seen
+    from tests.harness.substitutes.test_substitute import states_seen
 
     x, y = images()
     crafter = Substitute(quantized(), ("wa", "w"), every="forward", feature_layer="layer1")

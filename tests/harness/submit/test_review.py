@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from harness import chain
-from harness.results import read_rows, write_row
+from harness.records import chain
+from harness.records.rows import read_rows, write_row
 from harness.submit.add import add
 from harness.submit.review import review
 from tests.harness.submit import stage
