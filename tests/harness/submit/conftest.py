@@ -68,5 +68,4 @@ def scene(one_sandbox: None, tmp_path_factory: pytest.TempPathFactory) -> Scene:
     parts = stage.unpack(stage.bundle(place, tiny, "pictures", other))
     del parts["source/attack.py"]
     parts["source/submission.yaml"] = parts["source/submission.yaml"].replace(b"kind: code", b"kind: images")
-    parts = {name: data for name, data in parts.items() if not name.startswith("rows/")}
     return Scene(tiny, board, honest, stage.repack(parts, place / "images.zip"))
