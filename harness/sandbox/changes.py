@@ -60,27 +60,29 @@ def apply(net: nn.Module, change: Change, images: Tensor, labels: Tensor) -> Non
 
 
 def _fit(net: nn.Module, images: Tensor, labels: Tensor) -> None:
-    """Fit the last linear layer to images by ridge regression; a network without one stays as it is."""
+    """Fit the classifier, the last linear or 1x1 convolutional layer, to images by ridge regression."""
     import torch
     from torch import nn
 
-    layers = [part for part in net.modules() if isinstance(part, nn.Linear)]
-    if not layers:
-        return
-    last, seen = layers[-1], []
-    handle = last.register_forward_pre_hook(lambda _layer, inputs: seen.append(inputs[0].detach().flatten(1)))
+    last = [part for part in net.modules() if isinstance(part, nn.Linear | nn.Conv2d)][-1]
+    classes = last.out_features if isinstance(last, nn.Linear) else last.out_channels
+    seen: list[Tensor] = []
+
+    def see(_layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:  # maps are averaged over their places, as after them
+        found = inputs[0].detach()
+        seen.append(found.mean((2, 3)) if found.dim() == 4 else found)
+
+    handle = last.register_forward_pre_hook(see)
     try:
         for start in range(0, len(images), BATCH):
             net(images[start : start + BATCH].float() / 255)
     finally:
         handle.remove()
     features = torch.cat(seen).double()
-    if len(features) != len(labels):  # a layer that is used several times in a pass
-        return
     mean, scale = features.mean(0), features.std(0).clamp_min(1e-6)
     z = (features - mean) / scale
     places = labels + int(getattr(net, "label_offset", 0))
-    wanted = SHARPNESS * torch.nn.functional.one_hot(places, last.out_features).double()
+    wanted = SHARPNESS * torch.nn.functional.one_hot(places, classes).double()
     wanted -= wanted.mean(1, keepdim=True)
     n, width = z.shape
     if n < width:  # the same solution, by the smaller system
@@ -90,6 +92,6 @@ def _fit(net: nn.Module, images: Tensor, labels: Tensor) -> None:
     weight = (solution / scale[:, None]).T
     parametrized = getattr(last, "parametrizations", None)
     place = parametrized.weight.original if parametrized is not None and "weight" in parametrized else last.weight
-    place.copy_(weight.to(place.dtype))
+    place.copy_(weight.to(place.dtype).view_as(place))
     if last.bias is not None:
         last.bias.copy_((-(weight @ mean)).to(last.bias.dtype))

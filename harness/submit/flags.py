@@ -82,6 +82,6 @@ def fingerprint(source: Source) -> str:
             continue
         for node in ast.walk(tree):
             if _text_at_start(node) is not None:
-                node.body[0] = ast.Pass()  # type: ignore[attr-defined]
+                node.body[:1] = []  # type: ignore[attr-defined]
         parts.append(ast.dump(tree))
     return hashlib.sha256(repr(sorted(parts)).encode()).hexdigest()

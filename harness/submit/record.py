@@ -15,6 +15,7 @@ from typing import Annotated, Literal, TypeVar
 import yaml
 from pydantic import Field, StringConstraints, field_validator, model_validator
 
+from harness.sandbox import printable
 from harness.submit.text import MARKS, refuse_odd_text
 from zoo.entry import Name, Record
 from zoo.errors import UserError
@@ -165,6 +166,13 @@ def parse(text: str, where: str) -> Submission:
     Raises:
         UserError: it is malformed, tagged, refers to itself, or does not say what it must.
     """
+    try:
+        return _parse(text, where)
+    except UserError as error:
+        raise UserError(printable(str(error))) from error
+
+
+def _parse(text: str, where: str) -> Submission:
     _refuse_knots(text, where)
     with tempfile.TemporaryDirectory() as place:
         path = Path(place) / FILE

@@ -20,7 +20,7 @@ def refuse_odd_text(text: str, marks: str = MARKS) -> None:
     """
     if text != unicodedata.normalize("NFC", text) or text != unicodedata.normalize("NFKC", text):
         raise ValueError("holds letters in disguise (combined marks, full-width or styled letters); write them plainly")
-    if text != " ".join(text.split(" ")).strip() or "  " in text:
+    if not text or text != text.strip() or "  " in text:
         raise ValueError("begins or ends with a blank, or has two in a row; leave them out")
     scripts: dict[str, str] = {}
     for letter in text:
@@ -37,3 +37,5 @@ def refuse_odd_text(text: str, marks: str = MARKS) -> None:
             f"mixes scripts: {unicodedata.name(one)} is {first.lower()}, {unicodedata.name(other)} is {second.lower()}, and "
             "letters of two scripts look alike; use one"
         )
+    if not text[0].isalnum():
+        raise ValueError(f"begins with {text[0]!a}, which a spreadsheet could take for a formula; begin with a letter or a digit")
