@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from harness.board import Board
-    from harness.executors import Kind
-    from harness.runner import Report
-    from harness.suite import Suite
-    from harness.unfinished import Request
+    from harness.runs.executors import Kind
+    from harness.runs.stage import Report
+    from harness.runs.unfinished import Request
+    from harness.suites.suite import Suite
 
 
 def load_suite(name: str | Path) -> Suite:
@@ -20,7 +20,7 @@ def load_suite(name: str | Path) -> Suite:
     Raises:
         UserError: no such suite or file, or the file is malformed.
     """
-    from harness.suite import load
+    from harness.suites.suite import load
 
     return load(str(name))
 
@@ -38,7 +38,7 @@ def load_board(suite: str | Path, *, version: int | None = None, out: str | Path
         UserError: there is no such board, or a file of it is damaged.
     """
     from harness.board import load
-    from harness.snapshot import board_folder
+    from harness.records.pinned import board_folder
 
     return load(board_folder(Path(out), str(suite), version), mixed=mixed)
 
@@ -86,7 +86,7 @@ def run(
     Raises:
         UserError: unknown names, an unusable device or folder, or nothing could run at all.
     """
-    from harness.unfinished import Request
+    from harness.runs.unfinished import Request
 
     chosen, source = (load_suite(suite), str(suite)) if isinstance(suite, str | Path) else (suite, "")
     request = Request(
@@ -111,8 +111,8 @@ def perform(
     suite: Suite, request: Request, out: Path, notify: Callable[[str, int, int], None] | None = None
 ) -> tuple[Report, Board]:
     """Run a suite as a request asks, write its board, and return what was done and the board."""
-    from harness import runner
     from harness.board import load, write_files
+    from harness.runs import runner
 
     report = runner.run(suite, request, out, notify)
     board = load(report.folder)

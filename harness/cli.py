@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from harness.commands import bench, boards, runs, submissions, suites
-from zoo.cli import Command, registry_option
+from zoo.commands.terminal import Command, registry_option
 
 
 @click.group(cls=Command, context_settings={"help_option_names": ["-h", "--help"]})

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from harness.board import check
-from harness.reproduce import reproduce
-from harness.snapshot import Snapshot
+from harness.records.pinned import PinnedSuite
+from harness.runs.reproduce import reproduce
 from zoo.registry import load
 
 FOLDERS = sorted((Path(__file__).parent.parent / "leaderboards").glob("*/v*"))
@@ -30,7 +30,7 @@ def test_board_files_and_rows_agree(folder: Path) -> None:
 @pytest.mark.parametrize("folder", [f for f in FOLDERS if newest(f)], ids=lambda path: path.parent.name)
 def test_the_registry_names_the_bytes_that_were_measured(folder: Path) -> None:
     registry = load()
-    for name, model in Snapshot.read(folder).models.items():
+    for name, model in PinnedSuite.read(folder).models.items():
         weights = registry[name].weights
         assert weights is not None and weights.sha256 == model.sha256, name
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from zoo.entry import ModelEntry
+    from zoo.registry.entry import ModelEntry
 
 __all__ = ["UserError", "entry", "list_models", "load", "pull"]
 
@@ -39,7 +39,7 @@ def entry(name: str, registry: Iterable[str | Path] = ()) -> ModelEntry:
 
 def pull(name: str, registry: Iterable[str | Path] = ()) -> Path:
     """Make one model's weights present and verified on this machine and return their path."""
-    from zoo.build import weights_path
+    from zoo.loading.load import weights_path
     from zoo.registry import load as load_registry
 
     return weights_path(load_registry(registry)[name])
@@ -47,7 +47,7 @@ def pull(name: str, registry: Iterable[str | Path] = ()) -> Path:
 
 def load(name: str, device: str = "cpu", registry: Iterable[str | Path] = ()) -> nn.Module:
     """Return one model as a module in evaluation mode that maps (N, C, H, W) pixels in [0, 1] to (N, classes) logits."""
-    from zoo.build import load_entry
+    from zoo.loading.load import load_entry
     from zoo.registry import load as load_registry
 
     return load_entry(load_registry(registry)[name]).to(device)

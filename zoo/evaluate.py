@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from zoo.entry import ModelEntry
 from zoo.intervals import wilson
+from zoo.registry.entry import ModelEntry
 
 if TYPE_CHECKING:
     from zoo.data import Dataset
@@ -32,8 +32,8 @@ def evaluate(entry: ModelEntry, limit: int | None = None, device: str = "cpu", b
     Raises:
         UserError: the weights or the images cannot be had, or the device cannot be used.
     """
-    from zoo.build import load_entry
     from zoo.devices import check_device
+    from zoo.loading.load import load_entry
 
     check_device(device)
     data = images(entry).head(limit)

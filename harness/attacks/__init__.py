@@ -1,65 +1,59 @@
 """Attacks as values: one loop, frozen parts, presets with published settings.
 
-`get("cim")` returns an attack; calling it returns adversarial images. Parts are exported so that the repr of any composed
-attack evaluates to that attack.
+`get("cim")` returns an attack; calling it returns adversarial images. A part registers itself by `@part` and a preset by
+`@preset`, wherever in this folder they are written: every module here is imported, and every part's class is exported, so
+that the repr of any composed attack evaluates to that attack. It may import torch, and of the zoo its error class
+alone. Begin with `attack`, the loop; `parts` says what it hands to which part.
 """
 
 from __future__ import annotations
 
-from harness.attacks import presets as _presets
+from importlib import import_module
+from pkgutil import walk_packages
+from typing import TYPE_CHECKING, Any
+
 from harness.attacks.attack import Attack
-from harness.attacks.blocks import BlockShuffle, StructureInvariant
-from harness.attacks.features import FeatureImportance, IntermediateLevel, NeuronAttribution, RandomPatch
-from harness.attacks.filters import TranslationInvariant
-from harness.attacks.gradients import AtPoint, EnhancedMomentum, PenalizedGradientNorm, Variance
-from harness.attacks.losses import CrossEntropy, Logit
 from harness.attacks.model import Model, as_model, tap
-from harness.attacks.parts import Batch, Category, Cost, Objective, Step
+from harness.attacks.parts import PARTS, Batch, Category, Cost, Objective, Step, describe, part
 from harness.attacks.plugins import Foreign
 from harness.attacks.pool import Images, Pool
-from harness.attacks.registry import AttackLike, Preset, get, info, names
+from harness.attacks.registry import AttackLike, Preset, get, info, names, preset
 from harness.attacks.rng import Rng
-from harness.attacks.skip import SkipGradient
-from harness.attacks.spectrum import Spectrum
-from harness.attacks.transforms import Admix, DiverseInput, ScaleInvariant
+
+for _module in walk_packages(__path__, f"{__name__}."):
+    import_module(_module.name)
+
+_EXPORTED = {kind.__name__: kind for kinds in PARTS.values() for kind in kinds.values()}
+globals().update(_EXPORTED)
+
+if TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        """Parts are exported as they register; import one from its module to have its type."""
+
 
 __all__ = [
-    "Admix",
-    "AtPoint",
+    "PARTS",
     "Attack",
     "AttackLike",
     "Batch",
-    "BlockShuffle",
     "Category",
     "Cost",
-    "CrossEntropy",
-    "DiverseInput",
-    "EnhancedMomentum",
-    "FeatureImportance",
     "Foreign",
     "Images",
-    "IntermediateLevel",
-    "Logit",
     "Model",
-    "NeuronAttribution",
     "Objective",
-    "PenalizedGradientNorm",
     "Pool",
     "Preset",
-    "RandomPatch",
     "Rng",
-    "ScaleInvariant",
-    "SkipGradient",
-    "Spectrum",
     "Step",
-    "StructureInvariant",
-    "TranslationInvariant",
-    "Variance",
     "as_model",
+    "describe",
     "get",
     "info",
     "names",
+    "part",
+    "preset",
     "tap",
 ]
-
-del _presets
+__all__ += sorted(_EXPORTED)

@@ -20,14 +20,20 @@ from harness.attacks.parts import (
     Filter,
     GradientRule,
     Loss,
+    Refinement,
+    Region,
     Step,
     Transform,
+    Update,
     per_image_mean_abs,
 )
 from harness.attacks.pool import Pool
 from harness.attacks.rng import Rng
-from harness.attacks.skip import SkipGradient
+from harness.attacks.update import SignStep
 from zoo.errors import UserError
+
+LATER: dict[str, object] = {"origin": "", "normalise": True, "update": SignStep(), "region": None}
+"""Fields that an attack's repr shows only where they differ from these values."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +44,8 @@ class Attack:
 
         g = gradient rule of the loss over transformed copies, at x_t + lookahead * alpha * decay * m
         d = filters(g + v)                          v: variance of the previous iteration
-        m = decay * m + d / mean|d|                 per image
-        x = project(x_t + alpha * sign(m))          onto the eps ball and [0, 1]
+        m = decay * m + d / mean|d|                 per image; without `normalise`, decay * m + d
+        x = project(update(x_t, m))                 x_t + alpha * sign(m), onto the eps ball and [0, 1], within the region
 
     mean|d| is the papers' ||d||_1 up to the constant C*H*W, which cannot change a sign; it is what gives m the scale that
     the lookahead needs, and what the authors' code uses. `steps` None takes the suite's number; `step_size` is alpha as a
@@ -55,12 +61,15 @@ class Attack:
     variance: Variance | None = None
     filters: tuple[Filter, ...] = ()
     decay: float = 0.0
+    normalise: bool = True
     lookahead: float = 0.0
-    refine: SkipGradient | None = None
+    refine: Refinement | None = None
     steps: int | None = None
     step_size: float | None = None
     random_start: bool = False
     target: Literal["least-likely", "random"] | None = None
+    update: Update = field(default_factory=SignStep)
+    region: Region | None = None
     origin: str = ""
     category: Category = field(default="gradient stabilisation", compare=False, repr=False)
     source: str = field(default="", compare=False, repr=False)
@@ -81,8 +90,12 @@ class Attack:
 
     def __repr__(self) -> str:
         """Return the call that makes this attack."""
-        shown = [each.name for each in fields(self) if each.repr and (each.name != "origin" or self.origin)]
+        shown = [each.name for each in fields(self) if each.repr and not self._left_out(each.name)]
         return f"{type(self).__qualname__}({', '.join(f'{name}={getattr(self, name)!r}' for name in shown)})"
+
+    def _left_out(self, name: str) -> bool:
+        """Return whether a field is absent from the repr: rows name attacks as they did before the field was added."""
+        return name in LATER and getattr(self, name) == LATER[name]
 
     def __call__(
         self,
@@ -112,15 +125,21 @@ class Attack:
         """
         model = as_model(model)
         check(x, y, eps, steps, rng, target, chunk)
+        if self.refine is not None and self.refine.alone and len(x) > 1:
+            aims = [None] * len(x) if target is None else torch.split(target, 1)
+            each = zip(torch.split(x, 1), torch.split(y, 1), rng.each(), aims, strict=True)
+            return torch.cat(
+                [self(model, a, b, eps=eps, steps=steps, rng=r, pool=pool, target=c) for a, b, r, c in each]
+            )
         batch = Batch(model, x.detach(), y, target, eps, self.steps or steps, rng.fresh(), pool, chunk or len(x))
         with ExitStack() as stack:
             if self.refine is not None:
-                for network in model.networks():
-                    stack.enter_context(self.refine.applied(network))
+                stack.enter_context(self.refine.around(batch))
             model.begin_batch()
             if self.target is not None and target is None:
                 batch = replace(batch, target=self._choose(batch))
             objective = self.loss.prepare(batch)
+            batch.run.objective = objective
             model.begin_batch()
             adv = self._iterate(batch, CopyGradient(batch, objective, self.transforms))
             model.begin_batch()
@@ -131,7 +150,7 @@ class Attack:
         batch.model.begin_iteration(0)
         batch.model.begin_forward()
         with torch.no_grad():
-            logits = torch.cat([batch.model(piece) for piece in torch.split(batch.x, batch.chunk)])
+            logits = torch.cat([batch.model(batch.x[rows]) for rows in batch.chunks()])
         true = torch.zeros_like(logits, dtype=torch.bool).scatter(1, batch.y[:, None], True)
         score = (
             logits if self.target == "least-likely" else batch.rng.fresh("target").uniform(logits.shape[1:]).to(logits)
@@ -140,6 +159,9 @@ class Attack:
 
     def _iterate(self, batch: Batch, gradient: CopyGradient) -> Tensor:
         low, high = (batch.x - batch.eps).clamp(min=0), (batch.x + batch.eps).clamp(max=1)
+        if self.region is not None:
+            free = self.region(batch) > 0
+            low, high = torch.where(free, low, batch.x), torch.where(free, high, batch.x)
         alpha = batch.eps / batch.steps if self.step_size is None else batch.eps * self.step_size
         adv = batch.x
         if self.random_start:
@@ -148,21 +170,24 @@ class Attack:
         m, v, previous = torch.zeros_like(adv), torch.zeros_like(adv), torch.zeros_like(adv)
         finite = torch.ones((), dtype=torch.bool, device=adv.device)
         for t in range(batch.steps):
+            batch.run.t = t
             batch.model.begin_iteration(t)
+            if self.refine is not None:
+                self.refine.begin(batch, adv)
             point = adv + self.lookahead * alpha * self.decay * m if self.lookahead else adv
-            step = Step(gradient, adv, point, previous, alpha, batch)
+            step = Step(gradient, adv, point, previous, alpha, batch, low, high)
             g = self.gradient(step)
-            d = g + v
-            if self.variance is not None:
+            slope = self.update.slope(step)
+            d = (g if slope is None else g * slope) + v
+            if self.variance is not None and t + 1 < batch.steps:  # nothing follows the last step that could use it
                 v = self.variance(step, g)
             for smooth in self.filters:
                 d = smooth(d)
             previous = d / per_image_mean_abs(d)
-            m = self.decay * m + previous
-            finite &= torch.isfinite(
-                m
-            ).all()  # sign() would turn a NaN into 0 without a word; looked at once, at the end
-            adv = torch.clamp(adv + alpha * m.sign(), low, high)
+            last, m = m, self.decay * m + (previous if self.normalise else d)
+            # sign() would turn a NaN into 0 without a word; looked at once, at the end
+            finite &= torch.isfinite(m).all()
+            adv = torch.clamp(self.update(step, m, last), low, high)
         if not bool(finite):
             raise UserError(
                 "the substitute's gradient is not finite, so there is no adversarial image; "
@@ -173,9 +198,17 @@ class Attack:
     def cost(self, steps: int) -> Cost:
         """Return the passes per image when the suite asks for `steps` iterations."""
         steps = self.steps or steps
-        gradients = self.gradient.evaluations() + (self.variance.evaluations() if self.variance else 0)
-        passes = steps * gradients * math.prod(transform.copies for transform in self.transforms)
-        return self.loss.cost(steps) + Cost(passes + (self.target is not None), passes)
+        rule = getattr(self.gradient, "cost", None)
+        own = rule(steps) if rule else Cost(*[steps * self.gradient.evaluations()] * 2)
+        gradients = own.backwards
+        if self.variance is not None:
+            gradients += (steps - 1) * self.variance.evaluations()
+        passes = gradients * math.prod(transform.copies for transform in self.transforms)
+        cost = self.loss.cost(steps) + Cost(passes + own.forwards - own.backwards + (self.target is not None), passes)
+        for part in (*self.transforms, self.refine):
+            extra = getattr(part, "cost", None)
+            cost = cost + extra(steps) if extra else cost
+        return cost
 
     def but(self, **changes: object) -> Attack:
         """Return a copy with some parts replaced."""

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from harness.attacks.parts import Batch, require
+from harness.attacks.parts import Batch, part, require
 from harness.attacks.spectrum import dct2, idct2
 
 
+@part("transforms", "bsr")
 @dataclass(frozen=True)
 class BlockShuffle:
     """Copies in which the blocks of a `blocks` x `blocks` grid are shuffled and each one rotated about its centre.
@@ -93,6 +94,7 @@ def _sample(x: Tensor, y: Tensor, z: Tensor, rows: tuple[Tensor, Tensor], column
     return total
 
 
+@part("transforms", "sia")
 @dataclass(frozen=True)
 class StructureInvariant:
     """Copies in which each block of a `blocks` x `blocks` grid goes through a random one of ten transformations.

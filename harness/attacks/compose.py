@@ -14,52 +14,25 @@ settings::
 from __future__ import annotations
 
 import dataclasses
-import types
 import typing
 from collections.abc import Callable, Mapping
-from typing import Any
+from functools import cache
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, ConfigDict, TypeAdapter, ValidationError, ValidationInfo
 
 from harness.attacks.attack import Attack
-from harness.attacks.blocks import BlockShuffle, StructureInvariant
-from harness.attacks.features import FeatureImportance, IntermediateLevel, NeuronAttribution, RandomPatch
-from harness.attacks.filters import TranslationInvariant
-from harness.attacks.gradients import AtPoint, EnhancedMomentum, PenalizedGradientNorm, Variance
-from harness.attacks.losses import CrossEntropy, Logit
-from harness.attacks.parts import Category
-from harness.attacks.skip import SkipGradient
-from harness.attacks.spectrum import Spectrum
-from harness.attacks.transforms import Admix, DiverseInput, ScaleInvariant
+from harness.attacks.parts import PARTS
 from zoo.errors import UserError, did_you_mean
 
-PARTS: dict[str, dict[str, type]] = {
-    "loss": {
-        "cross-entropy": CrossEntropy,
-        "logit": Logit,
-        "fia": FeatureImportance,
-        "rpa": RandomPatch,
-        "naa": NeuronAttribution,
-        "ila": IntermediateLevel,
-    },
-    "transforms": {
-        "di": DiverseInput,
-        "si": ScaleInvariant,
-        "admix": Admix,
-        "ssa": Spectrum,
-        "bsr": BlockShuffle,
-        "sia": StructureInvariant,
-    },
-    "gradient": {"point": AtPoint, "emi": EnhancedMomentum, "pgn": PenalizedGradientNorm},
-    "variance": {"vt": Variance},
-    "filters": {"ti": TranslationInvariant},
-    "refine": {"sgm": SkipGradient},
-}
-"""Slot of an attack -> id of a part -> its class."""
+Resolve = Callable[[object], object]
 
 _LISTS = ("transforms", "filters")
+_OPTIONAL = ("variance", "refine", "region")
 _LABELS = ("name", "base", "source")
 
 
-def compose(spec: Mapping[str, object], resolve: Callable[[object], object]) -> Attack:
+def compose(spec: Mapping[str, object], resolve: Resolve) -> Attack:
     """Return the attack that a mapping describes; `resolve` turns the name of a base into an attack.
 
     Raises:
@@ -69,30 +42,29 @@ def compose(spec: Mapping[str, object], resolve: Callable[[object], object]) -> 
     base = resolve(spec["base"]) if "base" in spec else Attack(category="unclassified")
     if not isinstance(base, Attack):
         raise UserError(f"{where}: base {spec['base']!r} is not composed of parts, so its parts cannot be replaced")
-    settings = {key: value for key, value in spec.items() if key not in _LABELS}
-    known = [field.name for field in dataclasses.fields(Attack) if field.name not in (*_LABELS, "origin")]
+    plain: dict[str, object] = {}
     changes: dict[str, Any] = {}
-    for key, value in settings.items():
-        if key not in known:
-            raise UserError(f"{where}: unknown key {key!r}{did_you_mean(key, known)}; an attack has {', '.join(known)}")
-        changes[key] = _field(f"{where}: {key}", key, value, resolve)
+    for key, value in spec.items():
+        if key in _LABELS:
+            continue
+        if key not in PARTS:
+            plain[key] = value
+        elif key in _LISTS:
+            items = value if isinstance(value, list | tuple) else [value]
+            changes[key] = tuple(
+                _part(f"{where}: {key}[{i}]", PARTS[key], item, resolve) for i, item in enumerate(items)
+            )
+        elif value is not None or key not in _OPTIONAL:
+            changes[key] = _part(f"{where}: {key}", PARTS[key], value, resolve)
+        else:
+            changes[key] = None
+    changes |= _validated(where, Attack, plain, resolve)
     if "category" not in changes and changes:
         changes["category"] = base.category
     return dataclasses.replace(base, **changes)
 
 
-def _field(where: str, key: str, value: object, resolve: Callable[[object], object]) -> object:
-    if key in _LISTS:
-        items = value if isinstance(value, list | tuple) else [value]
-        return tuple(_part(f"{where}[{i}]", PARTS[key], item, resolve) for i, item in enumerate(items))
-    if key in PARTS:
-        return None if value is None and key in ("variance", "refine") else _part(where, PARTS[key], value, resolve)
-    if key == "category":
-        return _typed(where, value, Category, resolve)
-    return _typed(where, value, typing.get_type_hints(Attack)[key], resolve)
-
-
-def _part(where: str, known: dict[str, type], value: object, resolve: Callable[[object], object]) -> object:
+def _part(where: str, known: dict[str, type], value: object, resolve: Resolve) -> object:
     """Return the part that `value` names: its id, or a mapping of its id to its settings."""
     if isinstance(value, str):
         value = {value: {}}
@@ -105,45 +77,52 @@ def _part(where: str, known: dict[str, type], value: object, resolve: Callable[[
         raise UserError(
             f"{where}: unknown part {name!r}{did_you_mean(str(name), known)}; choose one of {', '.join(known)}"
         )
-    return _build(f"{where}.{name}", known[str(name)], {} if settings is None else settings, resolve)
-
-
-def _build(where: str, kind: type, settings: object, resolve: Callable[[object], object]) -> object:
+    where = f"{where}.{name}"
+    settings = {} if settings is None else settings
     if not isinstance(settings, Mapping):
         raise UserError(f"{where}: expected settings as a mapping, not {settings!r}")
-    fields = [field.name for field in dataclasses.fields(kind)]
-    hints = typing.get_type_hints(kind, localns={"Attack": Attack})  # ila names it without importing it
-    values = {}
-    for key, value in settings.items():
-        if key not in fields:
-            listed = f"it has {', '.join(fields)}" if fields else "it has none"
-            raise UserError(f"{where}: unknown setting {key!r}{did_you_mean(str(key), fields)}; {listed}")
-        values[key] = _typed(f"{where}.{key}", value, hints[key], resolve)
+    values = _validated(where, known[str(name)], settings, resolve)
     try:
-        return kind(**values)
+        return known[str(name)](**values)
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
 
 
-def _typed(where: str, value: object, hint: Any, resolve: Callable[[object], object]) -> Any:
-    """Return `value` as the annotation wants it: integers pass for floats, lists for tuples, nothing else changes."""
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin is typing.Literal:
-        if value in arguments:
-            return value
-        raise UserError(f"{where}: expected one of {', '.join(map(str, arguments))}, not {value!r}")
-    if origin in (types.UnionType, typing.Union):
-        if value is None and type(None) in arguments:
-            return None
-        return _typed(where, value, next(a for a in arguments if a is not type(None)), resolve)
-    if origin is tuple:
-        if not isinstance(value, list | tuple):
-            raise UserError(f"{where}: expected a list, not {value!r}")
-        return tuple(_typed(f"{where}[{i}]", item, arguments[0], resolve) for i, item in enumerate(value))
-    if hint is Attack:
-        return resolve(value)
-    if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
-    if isinstance(value, hint) and (hint is bool or not isinstance(value, bool)):
-        return value
-    raise UserError(f"{where}: expected {hint.__name__}, not {value!r}")
+@cache
+def _settings_of(kind: type) -> dict[str, TypeAdapter[Any]]:
+    """Return what validates each setting of a part, or each number and flag of an attack: strictly, by its annotation."""
+    names = [each.name for each in dataclasses.fields(kind) if each.init]
+    if kind is Attack:
+        names = [name for name in names if name not in (*PARTS, *_LABELS, "origin")]
+    attack = Annotated[Any, BeforeValidator(_resolved)]  # parts that run another attack take its name or mapping
+    hints = typing.get_type_hints(kind, localns={"Attack": attack}, include_extras=True)
+    return {name: TypeAdapter(hints[name], config=ConfigDict(strict=True)) for name in names}
+
+
+def _resolved(value: object, info: ValidationInfo) -> object:
+    resolve: Resolve = info.context  # type: ignore[assignment]
+    return value if isinstance(value, Attack) else resolve(value)
+
+
+def _validated(where: str, kind: type, settings: Mapping[str, object], resolve: Resolve) -> dict[str, Any]:
+    """Return settings as their annotations want them: lists become tuples, integers pass for floats, nothing else changes."""
+    known, values = _settings_of(kind), {}
+    for key, value in settings.items():
+        if key not in known:
+            noun, listed = ("key", ["name", "base", *PARTS, *known]) if kind is Attack else ("setting", list(known))
+            has = f"it has {', '.join(listed)}" if listed else "it has none"
+            raise UserError(f"{where}: unknown {noun} {key!r}{did_you_mean(str(key), listed)}; {has}")
+        try:
+            values[key] = known[key].validate_python(_tuples(value), context=resolve)
+        except ValidationError as error:
+            problem = error.errors()[0]
+            path = f"{key}" + "".join(f"[{step}]" for step in problem["loc"] if isinstance(step, int))
+            wanted = problem["msg"].replace("Input should be", "expected").replace("a valid tuple", "a list")
+            raise UserError(
+                f"{where}{': ' if kind is Attack else '.'}{path}: {wanted}, not {problem['input']!r}"
+            ) from None
+    return values
+
+
+def _tuples(value: object) -> object:
+    return tuple(map(_tuples, value)) if isinstance(value, list | tuple) else value

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from harness.attacks.model import Model
-from harness.attacks.parts import Batch, Cost, Objective, require
+from harness.attacks.parts import Batch, Cost, Objective, part, require
 from zoo.errors import UserError
 
 if TYPE_CHECKING:
@@ -20,11 +20,6 @@ if TYPE_CHECKING:
 def _untargeted(batch: Batch, name: str) -> None:
     if batch.target is not None:
         raise UserError(f"{name} is published as an untargeted attack only; leave the target out, or use another loss")
-
-
-def _chunks(batch: Batch) -> Iterator[slice]:
-    for start in range(0, len(batch.x), batch.chunk):
-        yield slice(start, start + batch.chunk)
 
 
 def feature_gradient(batch: Batch, inputs: Iterable[Tensor], of: Literal["logit", "probability"]) -> Tensor:
@@ -38,7 +33,7 @@ def feature_gradient(batch: Batch, inputs: Iterable[Tensor], of: Literal["logit"
         batch.model.begin_iteration(n)
         batch.model.begin_forward()
         parts = []
-        for rows in _chunks(batch):
+        for rows in batch.chunks():
             with torch.enable_grad():
                 logits, features = batch.model.features(z[rows])
                 score = logits if of == "logit" else logits.softmax(1)
@@ -58,7 +53,7 @@ def features_of(batch: Batch, z: Tensor) -> Tensor:
     """Return the features of z (N, D) without a graph."""
     batch.model.begin_forward()
     with torch.no_grad():
-        return torch.cat([_joined(batch.model.features(z[rows])[1]) for rows in _chunks(batch)])
+        return torch.cat([_joined(batch.model.features(z[rows])[1]) for rows in batch.chunks()])
 
 
 def _joined(features: tuple[Tensor, ...]) -> Tensor:
@@ -80,6 +75,7 @@ def _projection(direction: Tensor) -> Objective:
     return objective
 
 
+@part("loss", "fia")
 @dataclass(frozen=True)
 class FeatureImportance:
     """FIA: L = -sum(W * f(z)), W the unit-norm sum over masked images of d logit_y / d f.
@@ -107,11 +103,13 @@ class FeatureImportance:
         return Cost(self.masks, self.masks)
 
 
+@part("loss", "rpa")
 @dataclass(frozen=True)
 class RandomPatch:
     """RPA: as FIA, but with patches multiplied by U(0, 1) noise instead of single pixels turned black.
 
-    Mask n works on patches of side patches[(n // repeat) % len(patches)]: side 1 multiplies each pixel of each channel with
+    Masks work on patches of each side in turn, `repeat` masks at a time; those that fill no whole turn, one at a time (60
+    masks are 15 of each of four sides). Side 1 multiplies each pixel of each channel with
     probability 1 - keep; larger sides multiply the share 1 - keep of all (patch, channel) pairs, chosen without
     replacement; a border too narrow for a patch stays. Zhang et al., "Enhancing the Transferability of Adversarial
     Examples with Random Patch", IJCAI 2022, Sec. 3.2 (60 masks, keep 0.7, sides 1, 3, 5, 7). The side changes with each
@@ -135,9 +133,16 @@ class RandomPatch:
     def prepare(self, batch: Batch) -> Objective:
         """Aggregate the gradients and return the loss."""
         _untargeted(batch, "rpa")
-        sides = [self.patches[n // self.repeat % len(self.patches)] for n in range(self.masks)]
-        masked = (batch.x * self.mask(batch, side) for side in sides)
+        masked = (batch.x * self.mask(batch, side) for side in self.sides())
         return _projection(-_unit(feature_gradient(batch, masked, "logit")))
+
+    def sides(self) -> list[int]:
+        """Return the patch side of each mask."""
+        turn = [side for side in self.patches for _ in range(self.repeat)]
+        turns, rest = divmod(self.masks, len(turn))
+        if rest % len(self.patches) == 0:
+            return turn * turns + list(self.patches) * (rest // len(self.patches))
+        return turn * turns + turn[:rest]
 
     def mask(self, batch: Batch, side: int) -> Tensor:
         """Return factors in [0, 1], of the images' shape."""
@@ -159,6 +164,7 @@ class RandomPatch:
         return Cost(self.masks, self.masks)
 
 
+@part("loss", "naa")
 @dataclass(frozen=True)
 class NeuronAttribution:
     """NAA: L = -(sum of A over A >= 0) - gamma * (sum of A over A < 0), A = (f(z) - f(black)) * IA.
@@ -208,6 +214,7 @@ class NeuronAttribution:
         return Cost(self.points + (self.gamma != 1), self.points)
 
 
+@part("loss", "ila")
 @dataclass(frozen=True)
 class IntermediateLevel:
     """ILA: L = <f(z) - f(x), f(x') - f(x)>, per image, with x' the result of the attack `guide`.

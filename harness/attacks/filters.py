@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from harness.attacks.parts import require
+from harness.attacks.parts import part, require
 
 
+@part("filters", "ti")
 @dataclass(frozen=True)
 class TranslationInvariant:
     """Smooth each channel of the gradient by a Gaussian kernel of `size` x `size`, zeros outside the image.

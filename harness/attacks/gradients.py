@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from harness.attacks.parts import Batch, Objective, Step, Transform, per_image_mean_abs, require
+from harness.attacks.model import Model
+from harness.attacks.parts import Batch, Objective, Step, Transform, part, per_image_mean_abs, require
+
+Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 class CopyGradient:
@@ -26,24 +30,33 @@ class CopyGradient:
         self.transforms = transforms
         self.copies = math.prod(transform.copies for transform in transforms)
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """Return the gradient at x (N, C, H, W)."""
+    def __call__(
+        self,
+        x: Tensor,
+        *,
+        via: Callable[[Tensor], Tensor] | None = None,
+        model: Model | None = None,
+        objective: Objective | None = None,
+    ) -> Tensor:
+        """Return the gradient at x (N, C, H, W), of the loss at via(x), of one member of an ensemble, or of another loss."""
         x = x.detach().requires_grad_()
         total = torch.zeros_like(x)
         pending: list[Tensor] = []
         previous: tuple[int, ...] | None = None
-        model = self.batch.model
+        model = model or self.batch.model
+        loss = partial(objective or self.objective, model)
+        self.batch.run.losses = []
         with torch.enable_grad():
-            for z, key in self._leaves(x, self.transforms):
+            for z, key in self._leaves(x if via is None else via(x), self.transforms):
                 if key != previous:
                     if model.per_forward:
-                        total += self._flush(x, pending)
+                        total += self._flush(x, pending, loss)
                     model.begin_forward()
                     previous = key
                 pending.append(z)
                 if (len(pending) + 1) * len(x) > self.batch.chunk:
-                    total += self._flush(x, pending)
-            total += self._flush(x, pending)
+                    total += self._flush(x, pending, loss)
+            total += self._flush(x, pending, loss)
         return total / self.copies
 
     def _leaves(
@@ -58,7 +71,7 @@ class CopyGradient:
             z = first(x, copy, self.batch)
             yield from self._leaves(z, tuple(rest), key if first.joint else (*key, copy))
 
-    def _flush(self, x: Tensor, pending: list[Tensor]) -> Tensor:
+    def _flush(self, x: Tensor, pending: list[Tensor], loss: Loss) -> Tensor:
         """Empty `pending` and return the summed gradient of its copies."""
         if not pending:
             return torch.zeros_like(x)
@@ -67,18 +80,23 @@ class CopyGradient:
         rows = torch.arange(len(x), device=x.device).repeat(len(leaves))
         # the two-stage chain rule lets copies that share an earlier transform sit in different chunks
         pieces = zip(torch.split(stacked, self.batch.chunk), torch.split(rows, self.batch.chunk), strict=True)
-        dz = torch.split(torch.cat([self._input_gradient(z, r) for z, r in pieces]), len(x))
+        gradients, losses = zip(*(self._input_gradient(z, r, loss) for z, r in pieces), strict=True)
+        self.batch.run.losses += torch.split(torch.cat(losses), len(x))
+        dz = torch.split(torch.cat(gradients), len(x))
         total = torch.zeros_like(x)
         for leaf, d in zip(leaves, dz, strict=True):
             total += d if leaf is x else torch.autograd.grad(leaf, x, d, retain_graph=True)[0]
         return total
 
-    def _input_gradient(self, z: Tensor, rows: Tensor) -> Tensor:
+    def _input_gradient(self, z: Tensor, rows: Tensor, loss: Loss) -> tuple[Tensor, Tensor]:
         z = z.requires_grad_()
+        self.batch.run.rows = rows
+        losses = loss(z, rows)
         # a sum, so that no image's gradient is scaled by how many others are in the chunk
-        return torch.autograd.grad(self.objective(self.batch.model, z, rows).sum(), z)[0]
+        return torch.autograd.grad(losses.sum(), z)[0].contiguous(), losses.detach()
 
 
+@part("gradient", "point")
 @dataclass(frozen=True)
 class AtPoint:
     """g = grad L at the point itself."""
@@ -92,6 +110,7 @@ class AtPoint:
         return 1
 
 
+@part("gradient", "emi")
 @dataclass(frozen=True)
 class EnhancedMomentum:
     """g = mean_i grad L(x + c_i * alpha * d_{t-1}), c_i evenly spaced in [-radius, radius].
@@ -120,6 +139,7 @@ class EnhancedMomentum:
         return self.samples
 
 
+@part("gradient", "pgn")
 @dataclass(frozen=True)
 class PenalizedGradientNorm:
     """g = mean_i (1 - delta) * g_i + delta * grad L(x_i - alpha * g_i / mean|g_i|).
@@ -154,6 +174,7 @@ class PenalizedGradientNorm:
         return 2 * self.samples
 
 
+@part("variance", "vt")
 @dataclass(frozen=True)
 class Variance:
     """v = mean_i grad L(x + r_i) - g, r_i ~ U(-beta*eps, beta*eps), added to the gradient of the next iteration.

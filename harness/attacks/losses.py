@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from harness.attacks.model import Model
-from harness.attacks.parts import Batch, Cost, Objective
+from harness.attacks.parts import Batch, Cost, Objective, part
 
 
 def _aim(batch: Batch) -> tuple[Tensor, float]:
@@ -17,6 +17,7 @@ def _aim(batch: Batch) -> tuple[Tensor, float]:
     return (batch.y, 1.0) if batch.target is None else (batch.target, -1.0)
 
 
+@part("loss", "cross-entropy")
 @dataclass(frozen=True)
 class CrossEntropy:
     """L = -log softmax(f(z))_y, or its negative at the target label. Untargeted attacks climb it (Goodfellow et al. 2015)."""
@@ -35,6 +36,7 @@ class CrossEntropy:
         return Cost(0, 0)
 
 
+@part("loss", "logit")
 @dataclass(frozen=True)
 class Logit:
     """L = -f(z)_y, or f(z)_target when targeted: its gradient does not vanish as the confidence grows.

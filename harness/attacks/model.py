@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from zoo.errors import UserError, did_you_mean
 
+_NAME_IT = "set feature_layer in its registry entry, or use as_model(module, feature_layer='layer2')"
+
 
 @runtime_checkable
 class Model(Protocol):
@@ -54,10 +56,12 @@ class PlainModel:
     def __init__(self, module: nn.Module, feature_layer: str | None = None) -> None:
         self.module = module
         self.feature_layer = feature_layer
+        self.layout = torch.preserve_format
+        """The layout in which images enter the network."""
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return the logits."""
-        logits: Tensor = self.module(x)
+        logits: Tensor = self.module(x.to(memory_format=self.layout))
         return logits
 
     def begin_batch(self) -> None:
@@ -72,10 +76,7 @@ class PlainModel:
     def features(self, x: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Return (logits, (output of the feature layer,))."""
         if self.feature_layer is None:
-            raise UserError(
-                "this attack disrupts features, but the substitute names no feature layer; "
-                "set feature_layer in its registry entry, or use as_model(module, feature_layer='layer2')"
-            )
+            raise UserError("this attack disrupts features, but the substitute names no feature layer; " + _NAME_IT)
         with tap(self.module, self.feature_layer) as tapped:
             logits = self(x)
         if len(tapped) != 1:
@@ -90,6 +91,42 @@ class PlainModel:
         return (self.module,)
 
 
+def members(model: Model) -> tuple[Model, ...]:
+    """Return the models that a substitute runs together; one that is no ensemble is its own only member."""
+    together: tuple[Model, ...] | None = getattr(model, "together", None)
+    return (model,) if together is None else tuple(each for member in together for each in members(member))
+
+
+def feature_layers(model: Model) -> list[tuple[nn.Module, nn.Module]]:
+    """Return each network of a substitute with its feature layer.
+
+    Raises:
+        UserError: one of them names none.
+    """
+    inside: tuple[Model, ...] = getattr(model, "members", ())
+    if inside:
+        return [found for member in inside for found in feature_layers(member)]
+    module: nn.Module = model.networks()[0]
+    layer: str | None = getattr(model, "feature_layer", None)
+    if layer is None:
+        raise UserError("this attack works at the feature layer, but the substitute names none; " + _NAME_IT)
+    return [(module, _layer(module, layer))]
+
+
+def _layer(module: nn.Module, layer: str) -> nn.Module:
+    """Return the submodule of that name; the zoo wraps networks, and a layer is named as the architecture names it."""
+    known: dict[str, nn.Module] = dict(module.named_modules())
+    if layer in known:
+        return known[layer]
+    inside = [name for name in known if name.endswith("." + layer) and name.count(".") == layer.count(".") + 1]
+    if len(inside) != 1:
+        raise UserError(
+            f"the substitute has no layer {layer!r}{did_you_mean(layer, known)}; "
+            "feature_layer must be a name from its named_modules()"
+        )
+    return known[inside[0]]
+
+
 @contextmanager
 def tap(module: nn.Module, layer: str) -> Iterator[list[Tensor]]:
     """Collect the outputs of `layer` during the context; the hook is gone when it ends, however it ends.
@@ -101,16 +138,7 @@ def tap(module: nn.Module, layer: str) -> Iterator[list[Tensor]]:
     Raises:
         UserError: the network has no module of that name, or its output is not a tensor.
     """
-    known = dict(module.named_modules())
-    if layer not in known:
-        # the zoo wraps networks with their input pipeline; a layer is named as the architecture names it
-        inside = [name for name in known if name.endswith("." + layer) and name.count(".") == layer.count(".") + 1]
-        if len(inside) != 1:
-            raise UserError(
-                f"the substitute has no layer {layer!r}{did_you_mean(layer, known)}; "
-                "feature_layer must be a name from its named_modules()"
-            )
-        layer = inside[0]
+    tapped = _layer(module, layer)
     outputs: list[Tensor] = []
 
     def hook(_module: nn.Module, _args: object, output: object) -> Tensor:
@@ -123,7 +151,7 @@ def tap(module: nn.Module, layer: str) -> Iterator[list[Tensor]]:
         outputs.append(output)
         return output.clone()
 
-    handle = known[layer].register_forward_hook(hook)
+    handle = tapped.register_forward_hook(hook)
     try:
         yield outputs
     finally:

@@ -110,16 +110,19 @@ def logit() -> Attack:
 
 @preset("logit-targeted", category=GRADIENT, source="Zhao et al., NeurIPS 2021, Sec. 4.1")
 def logit_targeted() -> Attack:
-    """Logit loss with DI (probability 0.7, 299 to 330 of 299), TI (5 x 5) and decay 1.0, 300 steps of eps / 8 (2/255).
+    """Logit loss with DI (probability 0.7, 299 to 329 of 299), TI (5 x 5) and decay 1.0, 300 steps of eps / 8 (2/255).
 
-    Towards a random other label, unless the caller gives one. The canvas is resized back to the image.
+    Towards a random other label, unless the caller gives one. As in the authors' code, DI resizes by nearest neighbour and
+    the momentum adds up gradients as they are, without dividing each by its L1 norm. The canvas is resized back to the
+    image, where the authors feed it at 330.
     """
-    diverse = DiverseInput(high=330 / 299, prob=0.7, interpolation="bilinear")
+    diverse = DiverseInput(high=330 / 299, prob=0.7)
     return Attack(
         loss=Logit(),
         transforms=(diverse,),
         filters=(TranslationInvariant(size=5),),
         decay=1.0,
+        normalise=False,
         steps=300,
         step_size=0.125,
         target="random",
@@ -187,6 +190,12 @@ def ssa() -> Attack:
     return Attack(transforms=(Spectrum(),), decay=1.0)
 
 
+@preset("s2i-fgsm", category=INPUT, source="Long et al., ECCV 2022, Alg. 1 (S2I-FGSM)")
+def s2i_fgsm() -> Attack:
+    """SSA without momentum, sigma = eps: the authors' default, and what the tables of QAA compare."""
+    return Attack(transforms=(Spectrum(),))
+
+
 @preset("ssa-released", category=INPUT, source=RELEASED)
 def ssa_released() -> Attack:
     """SSA without momentum (S2I-FGSM) and with sigma 16/255 whatever eps is."""
@@ -219,7 +228,7 @@ def fia_released() -> Attack:
 
 @preset("rpa", category=FEATURE, source="Zhang et al., IJCAI 2022, Alg. 1")
 def rpa() -> Attack:
-    """MIM on features, 60 masks that keep 0.7, over patches of side 1, 3, 5 and 7, two masks of each in turn."""
+    """MIM on features, 60 masks that keep 0.7, 15 of each patch side 1, 3, 5 and 7, two masks of each in turn."""
     return Attack(loss=RandomPatch(), decay=1.0)
 
 
@@ -246,5 +255,5 @@ def ila() -> Attack:
 
 @preset("sgm", category=REFINE, source="Wu et al., ICLR 2020, Sec. 3.2")
 def sgm() -> Attack:
-    """I-FGSM with the gradient of residual branches decayed by 0.2, the published setting for ResNets."""
-    return Attack(refine=SkipGradient())
+    """Steps of eps / 8 (2/255 at 16/255) without momentum, the gradient of residual branches decayed by 0.2 (ResNets)."""
+    return Attack(refine=SkipGradient(), step_size=0.125)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -58,6 +59,12 @@ class Preset:
     category: Category
     source: str
     build: Callable[[], AttackLike]
+
+    @property
+    def year(self) -> int | None:
+        """Year of publication, as the source states it."""
+        found = re.search(r"\b(?:19|20)\d\d\b", self.source)
+        return int(found[0]) if found else None
 
     @property
     def doc(self) -> str:
@@ -140,6 +147,11 @@ def get(spec: str | Mapping[str, object]) -> AttackLike:
         return _named(spec, {})
     if not isinstance(spec, Mapping):
         raise UserError(f"an attack is given by its name or by a mapping of its parts, not by {spec!r}")
+    if spec.get("name") in PRESETS or spec.get("name") in ALIASES:
+        raise UserError(
+            f"attack {spec['name']}: a preset has that name, so a row of it would not say what was run; give the composition "
+            f"a name of its own, such as {spec['name']}-mine"
+        )
     if "use" not in spec:
         return compose(spec, _resolve)
     unknown = [str(key) for key in spec if key not in ("name", "use", "options")]

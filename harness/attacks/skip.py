@@ -9,15 +9,16 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from harness.attacks.autograd import scale_gradient
-from harness.attacks.parts import require
+from harness.attacks.parts import Batch, Refinement, part, require
 from zoo.errors import UserError
 
 _SHORTCUTS = ("downsample", "shortcut", "drop_path")
 _ENTRIES = ("conv1", "conv_pw", "conv_dw")
 
 
+@part("refine", "sgm")
 @dataclass(frozen=True)
-class SkipGradient:
+class SkipGradient(Refinement):
     """Decay the gradient of each residual branch: for z' = z + f(z), dz'/dz = 1 + gamma * df/dz.
 
     Wu et al., "Skip Connections Matter", ICLR 2020, Eq. 5 (gamma 0.2 for ResNets, 0.5 for DenseNets). The equation is
@@ -34,6 +35,14 @@ class SkipGradient:
     def __post_init__(self) -> None:
         """Check the ranges."""
         require(0 <= self.gamma <= 1, "gamma of sgm decays a gradient and lies in [0, 1]", self.gamma)
+
+    @contextmanager
+    def around(self, batch: Batch) -> Iterator[None]:
+        """Apply the rule to every network of the substitute."""
+        with ExitStack() as stack:
+            for network in batch.model.networks():
+                stack.enter_context(self.applied(network))
+            yield
 
     @contextmanager
     def applied(self, network: nn.Module) -> Iterator[None]:

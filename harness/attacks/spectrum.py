@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from harness.attacks.autograd import straight_through
-from harness.attacks.parts import Batch, require
+from harness.attacks.parts import Batch, part, require
 
 
 def dct_matrix(size: int, like: Tensor) -> Tensor:
@@ -31,6 +31,7 @@ def idct2(coefficients: Tensor) -> Tensor:
     return rows.T @ coefficients @ columns
 
 
+@part("transforms", "ssa")
 @dataclass(frozen=True)
 class Spectrum:
     """Copies IDCT(DCT(x + xi) * M), xi ~ N(0, sigma^2), M ~ U(1 - rho, 1 + rho) per coefficient, per channel.

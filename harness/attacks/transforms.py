@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from harness.attacks.autograd import scale_gradient
-from harness.attacks.parts import Batch, require
+from harness.attacks.parts import Batch, part, require
 from zoo.errors import UserError
 
 
+@part("transforms", "di")
 @dataclass(frozen=True)
 class DiverseInput:
     """With probability `prob`, resize to a random size, pad with black to a canvas, and resize that back.
@@ -47,14 +48,13 @@ class DiverseInput:
         side = max(x.shape[2:])
         low = max(1, int(side * self.low + 0.5))
         canvas = max(int(side * self.high + 0.5), low + 1)
-        sides = batch.rng.integers((), low, canvas)
-        place = batch.rng.uniform((2,))
-        applied = batch.rng.uniform(()) < self.prob
-        rows = self._matrix(x.shape[2], side, canvas, sides, place[:, 0], x)
-        columns = self._matrix(x.shape[3], side, canvas, sides, place[:, 1], x)
+        size, top, left, chance = batch.rng.uniform((4,)).unbind(1)
+        sides = low + (size.double() * (canvas - low)).long()
+        rows = self._matrix(x.shape[2], side, canvas, sides, top, x)
+        columns = self._matrix(x.shape[3], side, canvas, sides, left, x)
         # resizing is linear along each axis, so it is two small products, exact in both directions on every device
         moved = rows[:, None] @ x @ columns[:, None].transpose(-1, -2)
-        return torch.where(applied[:, None, None, None], moved, x)
+        return torch.where((chance < self.prob)[:, None, None, None], moved, x)
 
     def _matrix(self, size: int, side: int, canvas: int, sides: Tensor, place: Tensor, like: Tensor) -> Tensor:
         """Return (N, size, size): resize one axis, place it on the canvas, resize the canvas to the axis' size."""
@@ -82,6 +82,7 @@ class DiverseInput:
         return taps
 
 
+@part("transforms", "si")
 @dataclass(frozen=True)
 class ScaleInvariant:
     """Copies x / 2^i, i = 0 ... copies - 1; differentiated through the division, as the equation says.
@@ -103,6 +104,7 @@ class ScaleInvariant:
         return x * 0.5**copy
 
 
+@part("transforms", "admix")
 @dataclass(frozen=True)
 class Admix:
     """Copies x + portion * x'_j, with images x'_j of other labels, drawn anew for each copy and detached.

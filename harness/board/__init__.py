@@ -1,4 +1,9 @@
-"""Boards: the rows of a suite as tables, without torch."""
+"""What people read: the rows of a suite as boards, tables and figures, without torch.
+
+It may import `records`, `suites` and `storage`. Begin with `Board` below: `gather` turns rows into lines, `statistics` gives
+rates, intervals and tests, `gains` compares substitutes, `tables` and `export` write, `compare` puts the paper or another row
+beside.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +11,15 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from harness import chain
 from harness.board import export, render
 from harness.board.frame import Frame
 from harness.board.gains import gains
 from harness.board.gather import gather
 from harness.board.lines import TIERS, Line
 from harness.board.protocol import SuiteView
-from harness.files import atomic_write, read_bytes
-from harness.results import Absent, Clean, Row, read_absent, read_clean, read_rows
+from harness.records import chain
+from harness.records.rows import Absent, Clean, Row, read_absent, read_clean, read_rows
+from harness.storage.files import atomic_write, read_bytes
 from zoo.errors import UserError, did_you_mean
 
 __all__ = ["Board", "SuiteView", "check", "load", "write_files"]
@@ -92,13 +97,13 @@ def load(folder: Path, suite: SuiteView | None = None, mixed: bool = False) -> B
     Raises:
         UserError: the folder holds no leaderboard, a file is damaged, or no row belongs to the suite.
     """
-    return Board(suite or _snapshot(folder), read_rows(folder), read_clean(folder), read_absent(folder).rows, mixed)
+    return Board(suite or _pinned(folder), read_rows(folder), read_clean(folder), read_absent(folder).rows, mixed)
 
 
-def _snapshot(folder: Path) -> SuiteView:
-    from harness.snapshot import Snapshot
+def _pinned(folder: Path) -> SuiteView:
+    from harness.records.pinned import PinnedSuite
 
-    return Snapshot.read(folder)
+    return PinnedSuite.read(folder)
 
 
 def write_files(board: Board, folder: Path) -> None:

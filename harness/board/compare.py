@@ -9,8 +9,8 @@ import numpy as np
 
 from harness.board.frame import Frame
 from harness.board.lines import TIERS, Line
+from harness.board.statistics import Pairing, Rate, difference_of_rates, holm
 from harness.board.table import DASH, Table, bounds, p_value, percent, points, with_interval
-from harness.stats import Pairing, Rate, difference_of_rates, holm
 
 MEAN = "mean over families"
 

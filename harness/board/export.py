@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from harness.board.compare import Beside, compare_reported
 from harness.board.gains import ALL, GainRow
 from harness.board.lines import TIERS, Line, family_means
+from harness.board.statistics import Rate, spread
 from harness.board.tables import ranked
-from harness.stats import Rate, spread
 
 if TYPE_CHECKING:
     from harness.board import Board

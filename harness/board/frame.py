@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.board.protocol import SuiteView
-from harness.results import Clean
-from harness.stats import Bools, Floats
+from harness.board.statistics import Bools, Floats
+from harness.records.rows import Clean
 
 
 @dataclass(frozen=True)

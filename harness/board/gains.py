@@ -10,8 +10,8 @@ import numpy as np
 
 from harness.board.frame import Frame
 from harness.board.lines import Line
-from harness.results import Evidence
-from harness.stats import Gain, Pairing, holm
+from harness.board.statistics import Gain, Pairing, holm
+from harness.records.rows import Evidence
 
 ALL = "all families"
 Role = Literal["baseline", "control"]

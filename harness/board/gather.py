@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from harness.board.frame import Frame
 from harness.board.lines import Line
-from harness.results import Evidence, Row
+from harness.records.rows import Evidence, Row
 from zoo.errors import UserError
 
 NOT_SCORED = "not scored"

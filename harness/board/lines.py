@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.board.frame import Frame
-from harness.results import Evidence
-from harness.stats import Bools, Floats, Rate, Rates, proportion
+from harness.board.statistics import Bools, Floats, Rate, Rates, proportion
+from harness.records.rows import Evidence
 
 TIERS: dict[Evidence, str] = {
     "regenerated": "images made and scored by the harness",

@@ -1,4 +1,4 @@
-"""What a board needs to know of a suite; `harness.snapshot.Snapshot` offers it, and so can anything else."""
+"""What a board needs to know of a suite; `harness.records.pinned.PinnedSuite` offers it, and so can anything else."""
 
 from __future__ import annotations
 

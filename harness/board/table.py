@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from harness.stats import Rate
+from harness.board.statistics import Rate
 
 DASH = "–"
 NO_DATA = "no data"

@@ -9,9 +9,9 @@ from functools import cached_property
 from harness.board.frame import Frame
 from harness.board.gains import ALL, GainRow
 from harness.board.lines import TIERS, Line
+from harness.board.statistics import Bools, Floats, spread
 from harness.board.table import DASH, NO_DATA, Table, bounds, p_value, percent, points, with_interval
-from harness.results import Absent, Evidence
-from harness.stats import Bools, Floats, spread
+from harness.records.rows import Absent, Evidence
 
 PARTIAL = "†"
 WHITEBOX = "*"

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from harness.commands.common import device_option
-from zoo.cli import emit, json_option, open_registry
+from zoo.commands.terminal import emit, json_option, open_registry
 
 
 @click.command("bench")
@@ -39,10 +39,10 @@ def bench_command(
       harness bench
       harness bench --attack mim --attack ssa --substitute digits-vgg --substitute digits-vgg-2bit --json
     """
-    from harness.bench import ATTACKS, default_substitutes, speeds
-    from harness.executors.local import single_thread
-    from harness.suite import load
-    from harness.workbench import Context, workbench
+    from harness.runs.bench import ATTACKS, default_substitutes, speeds
+    from harness.runs.executors.local import single_thread
+    from harness.runs.workspace import Context, workspace_of
+    from harness.suites.suite import load
     from zoo.devices import check_device
 
     open_registry(overlays)
@@ -51,7 +51,7 @@ def bench_command(
     suite = load(suite_name)
     context = Context(suite, tuple(str(p) for p in overlays), device)
     chosen = list(substitutes) or default_substitutes(suite)
-    found = speeds(workbench(context), chosen, list(attacks) or list(ATTACKS), reference, rounds)
+    found = speeds(workspace_of(context), chosen, list(attacks) or list(ATTACKS), reference, rounds)
     rows = [row.to_json() for row in found]
     if as_json:
         emit(rows, True, {})

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from harness.commands.common import out_option, print_board, suite_option
-from zoo.cli import json_option
+from zoo.commands.terminal import json_option
 from zoo.errors import UserError
 
 
@@ -28,7 +28,7 @@ def compare_command(names: tuple[str, ...], suite_name: str, paper: bool, versio
     """
     from harness.board import load
     from harness.board.compare import compare_boards, compare_lines, compare_reported, reported_table, versus_table
-    from harness.snapshot import board_folder
+    from harness.records.pinned import board_folder
 
     if versions:
         a, b = (load(board_folder(out, suite_name, v)) for v in versions)
@@ -75,7 +75,7 @@ def board_command(
     """
     from harness.board import check as check_folder
     from harness.board import load
-    from harness.snapshot import board_folder
+    from harness.records.pinned import board_folder
 
     folder = board_folder(out, suite_name, version, limit)
     if check:
@@ -88,7 +88,7 @@ def board_command(
         return
     board = load(folder, mixed=mixed)
     if plot is not None:
-        from harness.figure import draw
+        from harness.board.figure import draw
 
         draw(board, plot)
     print_board(board, as_json)

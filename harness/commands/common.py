@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from zoo.cli import json_option
+from zoo.commands.terminal import json_option
 
 if TYPE_CHECKING:
     from harness.board import Board
-    from harness.runner import Notify
+    from harness.runs.stage import Notify
 
 out_option = click.option(
     "--out",

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from harness.commands.common import Progress, device_option, executing, out_option, print_board, selecting, suite_option
-from zoo.cli import emit, human, json_option, open_registry
+from zoo.commands.terminal import emit, human, json_option, open_registry
 
 if TYPE_CHECKING:
-    from harness.unfinished import Request
+    from harness.runs.unfinished import Request
 
 
 @click.command("run")
@@ -40,7 +40,7 @@ def run_command(overlays: tuple[Path, ...], /, out: Path, as_json: bool, dry_run
 
 
 def _request(overlays: tuple[Path, ...], asked: dict[str, Any]) -> Request:
-    from harness.unfinished import Request
+    from harness.runs.unfinished import Request
 
     open_registry(overlays)
     asked["suite"] = asked.pop("suite_name")
@@ -49,7 +49,7 @@ def _request(overlays: tuple[Path, ...], asked: dict[str, Any]) -> Request:
 
 def _run(request: Request, out: Path, as_json: bool) -> None:
     from harness.api import perform
-    from harness.suite import load
+    from harness.suites.suite import load
 
     with Progress() as progress:
         report, board = perform(load(request.suite), request, out, progress)
@@ -70,7 +70,7 @@ def resume_command(suite_name: str | None, out: Path, as_json: bool) -> None:
     Example:
       harness resume --suite digits-qnn
     """
-    from harness.unfinished import only_unfinished, unfinished
+    from harness.runs.unfinished import only_unfinished, unfinished
 
     folder = only_unfinished(out, suite_name)
     request = unfinished(folder)
@@ -95,15 +95,15 @@ def plan_command(overlays: tuple[Path, ...], /, out: Path, as_json: bool, no_mea
 
 
 def _print_plan(request: Request, out: Path, as_json: bool, measure: bool) -> None:
-    from harness.plan import plan
-    from harness.suite import load
-    from harness.workbench import open_bench
+    from harness.runs.plan import plan
+    from harness.runs.workspace import open_workspace
+    from harness.suites.suite import load
     from zoo.devices import check_device
 
     check_device(request.device)
     selection, suite = request.selection.bring(load(request.suite))
-    bench = open_bench(suite, request.limit, request.device, request.overlays)
-    found = plan(bench, selection, out, measure)
+    workspace = open_workspace(suite, request.limit, request.device, request.overlays)
+    found = plan(workspace, selection, out, measure)
     if as_json:
         click.echo(json.dumps(found.to_json(), indent=2, ensure_ascii=False))
         return
@@ -138,9 +138,9 @@ def status_command(suite_name: str, out: Path, as_json: bool) -> None:
     Example:
       harness status --suite digits-qnn
     """
-    from harness.plan import status
-    from harness.suite import load
-    from harness.unfinished import unfinished
+    from harness.runs.plan import status
+    from harness.runs.unfinished import unfinished
+    from harness.suites.suite import load
 
     suite = load(suite_name)
     folder = out / suite.name / f"v{suite.version}"
@@ -164,8 +164,8 @@ def reproduce_command(overlays: tuple[Path, ...], /, row: Path, device: str, as_
     """
     from dataclasses import asdict
 
-    from harness.executors.local import single_thread
-    from harness.reproduce import reproduce
+    from harness.runs.executors.local import single_thread
+    from harness.runs.reproduce import reproduce
 
     single_thread()
     verdict = reproduce(row, device, tuple(str(p) for p in overlays))

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from harness.commands.common import Progress, out_option
-from zoo.cli import json_option
+from zoo.commands.terminal import json_option
 
 if TYPE_CHECKING:
     from harness.submit.make import Walls
-    from harness.suite import Suite
+    from harness.suites.suite import Suite
 
 workers_option = click.option("--workers", type=click.IntRange(1, 256), default=1, show_default=True, help="Processes.")
 hidden_option = click.option(
@@ -48,7 +48,7 @@ def walls_of(sandbox: Any, memory_mb: int, block_seconds: float, total_seconds: 
 
 
 def _suite(name: str | None) -> Suite | None:
-    from harness.suite import load
+    from harness.suites.suite import load
 
     return None if name is None else load(name)
 
@@ -98,7 +98,7 @@ def check_command(
       harness submit check my-attack
     """
     from harness.submit.conformance import conformance
-    from harness.suite import load
+    from harness.suites.suite import load
 
     checks = []
     for check in conformance(folder, load(suite_name), walls_of(sandbox, memory_mb, block_seconds, total_seconds)):
@@ -145,7 +145,7 @@ def run_command(
       harness submit run my-attack --suite digits-qnn --no-images --bundle submissions/my-attack--digits-qnn
     """
     from harness.submit.pack import pack
-    from harness.suite import load
+    from harness.suites.suite import load
 
     suite = load(suite_name)
     path = bundle or Path(f"{folder.resolve().name}--{suite.name}.zip")
@@ -245,9 +245,9 @@ def withdraw_command(name: str, suite_name: str, limit: int | None, out: Path) -
     Example:
       harness submit withdraw my-attack --suite digits-qnn
     """
-    from harness.runner import suite_folder
+    from harness.runs.runner import suite_folder
     from harness.submit.add import take_off
-    from harness.suite import load
+    from harness.suites.suite import load
 
     gone = take_off(suite_folder(out, load(suite_name), limit), name)
     click.echo(f"{len(gone)} rows withdrawn")
@@ -299,7 +299,7 @@ def review_command(
     with Progress() as notify:
         found = review(base, head, suites, walls, workers, notify)
     if report is not None and found.posted:
-        from harness.files import atomic_write
+        from harness.storage.files import atomic_write
 
         atomic_write(report, found.markdown)
     click.echo(found.markdown)

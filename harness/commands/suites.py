@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from harness.commands.common import out_option
-from zoo.cli import emit, json_option
+from zoo.commands.terminal import emit, json_option
 
 
 @click.command("list")
@@ -21,7 +21,7 @@ def list_command(as_json: bool) -> None:
     Example:
       harness list --json
     """
-    from harness.suite import load, names
+    from harness.suites.suite import load, names
 
     rows: list[dict[str, Any]] = []
     for name in names():
@@ -43,24 +43,31 @@ def list_command(as_json: bool) -> None:
 
 
 @click.command("attacks")
+@click.option("--parts", is_flag=True, help="List the parts that attacks are composed of instead.")
 @json_option
-def attacks_command(as_json: bool) -> None:
-    """List the attacks: their family, their cost in passes per image at ten steps, their source.
+def attacks_command(parts: bool, as_json: bool) -> None:
+    """List the attacks: their family, their cost in passes per image at ten steps, their year and source.
 
     \b
-    Example:
+    Examples:
       harness attacks --json
+      harness attacks --parts
     """
-    from harness.attacks import info, names
+    from harness.attacks import PARTS, describe, info, names
 
     rows: list[dict[str, Any]] = []
+    if parts:
+        rows = [{"slot": slot, "part": name, **describe(kind)} for slot, kinds in PARTS.items() for name, kind in kinds.items()]
+        emit(rows, as_json, {"slot": "slot", "part": "part", "settings": "settings"})
+        return
     for name in names():
         record = info(name)
         cost = record.attack().cost(10)
         passes = {"forwards": cost.forwards if cost else None, "backwards": cost.backwards if cost else None}
-        rows.append({"name": name, "category": record.category, **passes, "source": record.source, "doc": record.doc})
-    headers = {"name": "name", "category": "category", "forwards": "forwards", "backwards": "backwards", "source": "source"}
-    emit(rows, as_json, headers)
+        shown = {"name": name, "category": record.category, **passes, "year": record.year}
+        rows.append({**shown, "source": record.source, "doc": record.doc})
+    headers = {"name": "name", "category": "category", "forwards": "forwards", "backwards": "backwards"}
+    emit(rows, as_json, {**headers, "year": "year", "source": "source"})
 
 
 @click.group("suite")
@@ -86,7 +93,7 @@ def show_command(name: str, as_json: bool) -> None:
     """
     import yaml
 
-    from harness.suite import load
+    from harness.suites.suite import load
 
     content = load(name).model_dump(mode="json")
     text = json.dumps(content, indent=2, ensure_ascii=False) if as_json else yaml.safe_dump(content, sort_keys=False, width=120)
@@ -107,8 +114,8 @@ def bump_command(name: str, because: str, out: Path) -> None:
     Example:
       harness suite bump digits-qnn --because "20 steps: every ASR rises by about 3 points"
     """
-    from harness.suite import find
-    from harness.versions import CHANGELOG, bump
+    from harness.suites.suite import find
+    from harness.suites.versions import CHANGELOG, bump
 
     suite = bump(name, because, out)
     click.echo(f"{find(name)}: version {suite.version}; {out / suite.name / f'v{suite.version}' / CHANGELOG}")

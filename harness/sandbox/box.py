@@ -25,8 +25,8 @@ from zoo.errors import UserError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from harness.suite import SubstituteSpec
-    from zoo.entry import ModelEntry
+    from harness.suites.suite import SubstituteSpec
+    from zoo.registry.entry import ModelEntry
 
 START_SECONDS = 180.0
 GRACE_SECONDS = 30.0

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from harness.sandbox import frames, seccomp
 
 if TYPE_CHECKING:
-    from harness.substitute import Crafter
+    from harness.substitutes import Crafter
 
 FOLDER = "submission"
 _PAGE = 4096
@@ -161,11 +161,11 @@ def seed_everything(seed: int, index: int) -> None:
 
 def build(head: dict[str, Any], body: bytes, images: Tensor, labels: Tensor) -> Crafter:
     """Rebuild a substitute from what the suite and the registry say of it and the bytes of its weights; change it if told to."""
+    from harness.runs.workspace import assemble
     from harness.sandbox.changes import Change, apply
-    from harness.suite import SubstituteSpec
-    from harness.workbench import assemble
-    from zoo.build import InputWrapper, create, load_weights
-    from zoo.entry import ModelEntry
+    from harness.suites.suite import SubstituteSpec
+    from zoo.loading.load import InputWrapper, create, load_weights
+    from zoo.registry.entry import ModelEntry
 
     entries, nets = [], []
     for text, suffix, size in zip(head["entries"], head["suffixes"], head["sizes"], strict=True):

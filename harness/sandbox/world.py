@@ -109,7 +109,7 @@ def _outermost(paths: list[str]) -> list[str]:
 
 def _forbidden(shown: list[str]) -> tuple[str, ...]:
     """Return the user's home, working folder, caches and our own data, but for what leads to Python itself."""
-    from zoo.store import cache_root
+    from zoo.hub.store import cache_root
 
     root = Path(__file__).resolve().parents[2]
     candidates = [

@@ -9,14 +9,14 @@ from pathlib import Path
 
 from torch import Tensor
 
-from harness import chain
 from harness.board import load as load_board
 from harness.board import write_files
-from harness.files import atomic_write, remove
-from harness.lock import exclusive
-from harness.results import Controls, Evidence, Row, read_rows, write_clean, write_row
-from harness.runner import claim_folder, suite_folder
-from harness.selection import Job
+from harness.records import chain
+from harness.records.rows import Controls, Evidence, Row, read_rows, write_clean, write_row
+from harness.runs.ownership import own_folder
+from harness.runs.runner import suite_folder
+from harness.storage.files import atomic_write, remove
+from harness.storage.lock import exclusive
 from harness.submit.claim import Claim, open_claim
 from harness.submit.controls import Trial, held_back, judge_controls, plan
 from harness.submit.flags import fingerprint, flags
@@ -24,8 +24,9 @@ from harness.submit.make import Made, Notify, Walls, all_blocks, craft_all
 from harness.submit.measure import ALIKE, Judge, agree, judge, likeness
 from harness.submit.record import FILE, read_folder
 from harness.submit.taken import SUBMISSIONS, check_name, evident
-from harness.suite import Suite
-from harness.versions import begin
+from harness.suites.selection import Job
+from harness.suites.suite import Suite
+from harness.suites.versions import begin
 from zoo.data import Dataset
 from zoo.errors import UserError
 
@@ -79,14 +80,14 @@ def add(
     """
     notify = notify or (lambda what, done, total: None)
     claim = open_claim(path, device, overlays, suite)
-    folder = suite_folder(out, claim.suite, claim.bench.context.limit)
+    folder = suite_folder(out, claim.suite, claim.workspace.context.limit)
     evidence = evidence or best_evidence(claim)
     known = _known(folder)
     check_name(claim, known, folder, out)
     check_code(claim, known, folder)
     hidden = held_back(claim.suite, hidden_seed)
     added = Added(folder, evidence, flags=flags(claim.source))
-    with judge(claim.bench, out, workers, notify) as bar:
+    with judge(claim.workspace, out, workers, notify) as bar:
         rows = _rows(claim, bar, walls or Walls(), workers, hidden, added)
         for row in rows:
             check_new(row, known)
@@ -168,11 +169,11 @@ def _regenerated(
     Raises:
         UserError: so it is; the message gives the figures.
     """
-    whole = all_blocks(claim.bench, claim.jobs)
+    whole = all_blocks(claim.workspace, claim.jobs)
     draw = random.SystemRandom()
     trials = [plan(bar, order.job, order.blocks, draw.randrange(2**31), hidden) for order in whole]
     orders = [*whole, *(order for trial in trials for order in trial.orders)]
-    images, added.isolation = craft_all(claim.bench, claim.source, orders, walls, workers, bar.notify)
+    images, added.isolation = craft_all(claim.workspace, claim.source, orders, walls, workers, bar.notify)
     made = {order.job: found for order, found in zip(whole, images, strict=False)}
     rest, controls = [m.images for m in images[len(whole) :]], {}
     for trial in trials:
@@ -210,7 +211,7 @@ def _compare(job: Job, sent: Made | None, made: Made, row: Row, bar: Judge) -> l
     if differing == 0:
         return [f"{job.substitute}: all {len(made.images)} images are the bundle's, byte for byte"]
     problem = f"{job.attack} on {job.substitute}: the bundle's images are not what its code makes here: {differing} images differ"
-    alike = likeness(sent.images, made.images, bar.bench.data.images)
+    alike = likeness(sent.images, made.images, bar.workspace.data.images)
     if alike < ALIKE:
         raise UserError(f"{problem}, and their perturbations are not alike (median cosine {alike:.2f})")
     found = agree(bar.predict(sent.images), {t: o.adv.array for t, o in row.outcomes.items()}, bar.clean.labels.array)
@@ -227,8 +228,8 @@ def _write(claim: Claim, bar: Judge, rows: Sequence[Row], added: Added, out: Pat
         check_name(claim, known, folder, out)
         for row in rows:
             check_new(row, known)
-        claim_folder(folder, bar.snapshot)
-        if claim.bench.context.limit is None:
+        own_folder(folder, bar.pinned)
+        if claim.workspace.context.limit is None:
             begin(folder, claim.suite)
         write_clean(folder, bar.clean)
         store = folder / SUBMISSIONS / name

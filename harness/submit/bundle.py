@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints, ValidationError, model_validator
 
-from harness.files import atomic_write, describe
+from harness.storage.files import atomic_write, describe
 from harness.submit.record import (
     FILE,
     MAX_SOURCE,
@@ -28,8 +28,8 @@ from harness.submit.record import (
     read_plain,
     refuse_link,
 )
-from zoo.entry import Name, Record, Sha256
 from zoo.errors import UserError
+from zoo.registry.entry import Name, Record, Sha256
 
 MANIFEST = "manifest.json"
 MAX_MANIFEST = 2**20

@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.results import Controls, Submitted
-from harness.selection import Job
+from harness.records.rows import Controls, Submitted
+from harness.runs.workspace import Workspace, open_workspace
 from harness.submit.bundle import Bundle, JobRecord
 from harness.submit.images import MAX_HEADER, check_attacked, check_ball, read_part
 from harness.submit.make import Made, inputs_of, substitute_sha256
 from harness.submit.record import FILE, Source
-from harness.suite import Suite
-from harness.workbench import Workbench, open_bench
+from harness.suites.selection import Job
+from harness.suites.suite import Suite
 from zoo.errors import UserError
 
 
@@ -23,13 +23,13 @@ class Claim:
 
     bundle: Bundle
     source: Source
-    bench: Workbench
+    workspace: Workspace
     jobs: dict[Job, JobRecord]
 
     @property
     def suite(self) -> Suite:
         """The suite that it is for."""
-        return self.bench.suite
+        return self.workspace.suite
 
     def submitted(self, isolation: str | None, controls: Controls | None = None) -> Submitted:
         """Return what a row says of where it comes from."""
@@ -50,7 +50,7 @@ class Claim:
         Raises:
             UserError: they break a rule of the suite.
         """
-        record, data = self.jobs[job], self.bench.data
+        record, data = self.jobs[job], self.workspace.data
         if record.images not in self.bundle.manifest.parts:
             return None
         limit = 8 + MAX_HEADER + data.images.numel()
@@ -67,7 +67,7 @@ def open_claim(path: Path, device: str, overlays: Sequence[str], suite: Suite | 
     Raises:
         UserError: it is damaged, or made for other images, settings, substitutes or seeds.
     """
-    from harness.suite import load, names
+    from harness.suites.suite import load, names
 
     bundle = Bundle(path)
     manifest, source = bundle.manifest, bundle.source()
@@ -78,10 +78,10 @@ def open_claim(path: Path, device: str, overlays: Sequence[str], suite: Suite | 
         raise UserError(
             f"{path}: made for {manifest.suite} v{manifest.suite_version}, here is {suite.name} v{suite.version}; run it again"
         )
-    bench = open_bench(suite, manifest.limit, device, overlays)
-    if bench.context.limit != manifest.limit:
-        raise UserError(f"{path}: made from the first {manifest.limit} images, but {suite.name} has {len(bench.full)}")
-    if inputs_of(bench) != manifest.inputs_sha256:
+    workspace = open_workspace(suite, manifest.limit, device, overlays)
+    if workspace.context.limit != manifest.limit:
+        raise UserError(f"{path}: made from the first {manifest.limit} images, but {suite.name} has {len(workspace.full)}")
+    if inputs_of(workspace) != manifest.inputs_sha256:
         raise UserError(f"{path}: made from other images or settings than those of {suite.name} v{suite.version}; run it again")
     jobs: dict[Job, JobRecord] = {}
     listed = source.submission.substitutes
@@ -89,10 +89,10 @@ def open_claim(path: Path, device: str, overlays: Sequence[str], suite: Suite | 
         name = suite.substitute(record.substitute).name
         if listed is not None and name not in listed:
             raise UserError(f"{path}: {FILE} does not list the substitute {name!r}")
-        if record.substitute_sha256 != substitute_sha256(bench, name):
+        if record.substitute_sha256 != substitute_sha256(workspace, name):
             raise UserError(f"{path}: made on other weights of {name!r} than the registry's; pull them and run it again")
         jobs[Job(name, source.submission.name, record.seed)] = record
     for name in dict.fromkeys(job.substitute for job in jobs):
         if {job.seed for job in jobs if job.substitute == name} != set(suite.seeds):
             raise UserError(f"{path}: {name!r} is not there for just the suite's seeds {list(suite.seeds)}; nobody picks seeds")
-    return Claim(bundle, source, bench, jobs)
+    return Claim(bundle, source, workspace, jobs)

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from harness.runs.workspace import Workspace, open_workspace
 from harness.sandbox import Sandbox
-from harness.selection import Job
 from harness.submit.add import words
 from harness.submit.controls import judge_controls, plan
 from harness.submit.flags import flags
@@ -22,8 +22,8 @@ from harness.submit.measure import judge
 from harness.submit.naming import refuse_taken, reserved
 from harness.submit.pack import read_images
 from harness.submit.record import Source, read_folder
-from harness.suite import Suite
-from harness.workbench import Workbench, open_bench
+from harness.suites.selection import Job
+from harness.suites.suite import Suite
 from zoo.errors import UserError
 
 IMAGES = 16
@@ -43,12 +43,12 @@ class _Trial:
     """A submission's code in a sandbox, on a few images of a suite."""
 
     box: Sandbox
-    bench: Workbench
+    workspace: Workspace
     source: Source
     block: int
 
     def craft(self, index: list[int], seed: int = 0) -> Made:
-        return craft_block(self.box, self.bench, self.source, seed, torch.tensor(index), len(index))
+        return craft_block(self.box, self.workspace, self.source, seed, torch.tensor(index), len(index))
 
 
 def conformance(folder: Path, suite: Suite, walls: Walls, device: str = "cpu") -> Iterator[Check]:
@@ -61,37 +61,37 @@ def conformance(folder: Path, suite: Suite, walls: Walls, device: str = "cpu") -
         return
     kind = f"{len(source.files)} Python file(s)" if source.files else "images"
     yield Check("submission", True, f"{source.submission.name} by {', '.join(source.submission.authors)}: {kind}")
-    bench = open_bench(suite, None, device, ())
+    workspace = open_workspace(suite, None, device, ())
     if not source.files:
-        yield from _images(folder, bench, source)
+        yield from _images(folder, workspace, source)
         return
     for flag in flags(source):
         yield Check("code", True, f"a reviewer will look at {flag}")
     try:
         jobs = jobs_of(source, suite)
-        names = _substitutes(jobs, bench)
+        names = _substitutes(jobs, workspace)
         for name in names:
             with Sandbox(walls.choice, walls.limits) as box:
                 if name == names[0]:
                     yield Check("isolation", True, box.isolation)
-                box.data(bench.full.images, bench.full.labels)
-                furnish(box, bench, name)
-                block = min(IMAGES, len(bench.full) // 2)  # the other half are its other batch-mates
-                yield from _attack(_Trial(box, bench, source, block), name, len(jobs))
-        yield from _controls(bench, source, next(job for job in jobs if job.substitute == names[0]), walls)
+                box.data(workspace.full.images, workspace.full.labels)
+                furnish(box, workspace, name)
+                block = min(IMAGES, len(workspace.full) // 2)  # the other half are its other batch-mates
+                yield from _attack(_Trial(box, workspace, source, block), name, len(jobs))
+        yield from _controls(workspace, source, next(job for job in jobs if job.substitute == names[0]), walls)
     except UserError as error:
         yield Check("isolation", False, str(error))
 
 
-def _controls(bench: Workbench, source: Source, job: Job, walls: Walls) -> Iterator[Check]:
+def _controls(workspace: Workspace, source: Source, job: Job, walls: Walls) -> Iterator[Check]:
     """Try whether the attack needs its substitute, as `submit add` will for each."""
     name = f"{job.substitute}: it needs its substitute"
-    with judge(bench, None, 1, lambda what, done, total: None) as bar:
-        (whole,) = all_blocks(bench, [job])
+    with judge(workspace, None, 1, lambda what, done, total: None) as bar:
+        (whole,) = all_blocks(workspace, [job])
         trial = plan(bar, job, whole.blocks, random.SystemRandom().randrange(2**31), None)
         orders = [Order(job, trial.sample, whole.scene), *trial.orders]
         try:
-            made, _ = craft_all(bench, source, orders, walls, 1, bar.notify)
+            made, _ = craft_all(workspace, source, orders, walls, 1, bar.notify)
         except UserError as error:
             yield Check(name, False, str(error))
             return
@@ -99,15 +99,15 @@ def _controls(bench: Workbench, source: Source, job: Job, walls: Walls) -> Itera
     yield Check(name, not problem, problem or words(controls))
 
 
-def _substitutes(jobs: list[Job], bench: Workbench) -> list[str]:
+def _substitutes(jobs: list[Job], workspace: Workspace) -> list[str]:
     """Return one substitute that alternates its states and one that does not, of those that the submission names."""
     names = list(dict.fromkeys(job.substitute for job in jobs))
-    alternates = [n for n in names if bench.registry[bench.suite.substitute(n).models[0]].alternation is not None]
+    alternates = [n for n in names if workspace.registry[workspace.suite.substitute(n).models[0]].alternation is not None]
     return list(dict.fromkeys([next((n for n in names if n not in alternates), names[0]), *alternates[:1]]))
 
 
 def _attack(trial: _Trial, substitute: str, jobs: int) -> Iterator[Check]:
-    data, suite = trial.bench.full, trial.bench.suite
+    data, suite = trial.workspace.full, trial.workspace.suite
     index = list(range(trial.block))
     try:
         first = trial.craft(index)
@@ -142,11 +142,11 @@ def _same(name: str, craft: Callable[[], Tensor], expected: Tensor, hint: str) -
 
 def _loss(trial: _Trial, substitute: str, index: list[int], adv: Tensor) -> Check:
     """Measure on our own copy of the substitute whether the images raise its loss."""
-    model = trial.bench.substitute(substitute)
-    labels = trial.bench.full.labels[index]
+    model = trial.workspace.substitute(substitute)
+    labels = trial.workspace.full.labels[index]
     with model.session(), torch.no_grad():
         losses = [
-            float(cross_entropy(model(images.float() / 255), labels)) for images in (trial.bench.full.images[index], adv)
+            float(cross_entropy(model(images.float() / 255), labels)) for images in (trial.workspace.full.images[index], adv)
         ]
     words = f"from {losses[0]:.3g} to {losses[1]:.3g}"
     if losses[1] > losses[0]:
@@ -154,12 +154,12 @@ def _loss(trial: _Trial, substitute: str, index: list[int], adv: Tensor) -> Chec
     return Check(f"{substitute}: the loss rises", False, f"it falls {words}; is the gradient's sign right?")
 
 
-def _images(folder: Path, bench: Workbench, source: Source) -> Iterator[Check]:
-    for job in jobs_of(source, bench.suite):
+def _images(folder: Path, workspace: Workspace, source: Source) -> Iterator[Check]:
+    for job in jobs_of(source, workspace.suite):
         name = f"{job.substitute} seed {job.seed}: images"
         try:
-            read_images(folder, bench, job)
+            read_images(folder, workspace, job)
         except UserError as error:
             yield Check(name, False, str(error))
         else:
-            yield Check(name, True, f"{len(bench.data)} images within the budget, in the suite's order")
+            yield Check(name, True, f"{len(workspace.data)} images within the budget, in the suite's order")

@@ -19,14 +19,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from harness.craft import spans
-from harness.results import Controls
+from harness.records.rows import Controls
+from harness.runs.craft import spans
 from harness.sandbox import Change
 from harness.sandbox.changes import Kind
-from harness.selection import Job
 from harness.submit.make import Order, Scene, Span
 from harness.submit.measure import Judge, one_sided
-from harness.suite import Suite
+from harness.suites.selection import Job
+from harness.suites.suite import Suite
 from zoo.data import Dataset
 from zoo.errors import UserError
 
@@ -63,16 +63,16 @@ class Trial:
 
 def plan(bar: Judge, job: Job, blocks: Sequence[Span], seed: int, hidden: Dataset | None) -> Trial:
     """Return the controls of a job on a random sample of its blocks."""
-    bench = bar.bench
-    count = max(1, math.ceil(SAMPLE / bench.suite.block))
+    workspace = bar.workspace
+    count = max(1, math.ceil(SAMPLE / workspace.suite.block))
     sample = tuple(sorted(random.Random(seed).sample(list(blocks), min(count, len(blocks)))))
     index = torch.cat([torch.arange(*block) for block in sample])
     changes = [Change(kind, (seed + n) % 2**31, index.tolist()) for n, kind in enumerate(DECOYS)]
-    full, n = bench.full, len(bench.data)
+    full, n = workspace.full, len(workspace.data)
     moved = Dataset(full.name, full.split, move(full.images, seed), full.labels, full.ids)
     unseen = None
     if hidden is not None:
-        unseen = Order(job, tuple(spans(len(hidden), bench.suite.block)), Scene(hidden, len(hidden)))
+        unseen = Order(job, tuple(spans(len(hidden), workspace.suite.block)), Scene(hidden, len(hidden)))
     return Trial(
         job,
         seed,
@@ -110,7 +110,7 @@ def successes(bar: Judge, job: Job, adv: Tensor, index: Tensor) -> np.ndarray:
 def _fooled(
     bar: Judge, job: Job, found: dict[str, np.ndarray], clean: dict[str, np.ndarray], labels: np.ndarray
 ) -> np.ndarray:
-    white = [t for t in found if bar.snapshot.whitebox(job.substitute, t)]
+    white = [t for t in found if bar.pinned.whitebox(job.substitute, t)]
     targets = [t for t in found if t not in white] or white
     right = np.stack([clean[t] == labels for t in targets])
     wrong = np.stack([found[t] != labels for t in targets]) & right
@@ -126,8 +126,8 @@ def judge_controls(bar: Judge, trial: Trial, adv: Tensor, made: Sequence[Tensor]
         adv: the attack's images of the sample.
         made: the images of `trial.orders`.
     """
-    job, index, levels = trial.job, trial.index, bar.bench.suite.budget.levels
-    clean = bar.bench.full.images[index]
+    job, index, levels = trial.job, trial.index, bar.workspace.suite.budget.levels
+    clean = bar.workspace.full.images[index]
     real = successes(bar, job, adv, index)
     noises = [successes(bar, job, noisy(clean, levels, grain, trial.seed), index) for grain in GRAINS]
     noise = max(noises, key=lambda each: float(each.mean()))

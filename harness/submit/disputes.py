@@ -12,12 +12,12 @@ from pydantic import Field, StringConstraints
 
 from harness.board import load as load_board
 from harness.board import write_files
-from harness.files import atomic_write, read_bytes
-from harness.lock import exclusive
-from harness.results import Cleared, Created, Dispute, Row, read_row, write_row
+from harness.records.rows import Cleared, Created, Dispute, Row, read_row, write_row
+from harness.storage.files import atomic_write, read_bytes
+from harness.storage.lock import exclusive
 from harness.submit.text import refuse_odd_text
-from zoo.entry import Record, Sha256
 from zoo.errors import UserError
+from zoo.registry.entry import Record, Sha256
 
 LOG = "draws.jsonl"
 

@@ -12,17 +12,17 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from harness.craft import spans
+from harness.runs.craft import spans
+from harness.runs.workspace import Workspace
 from harness.sandbox import Change, Choice, Limits, Sandbox, SubmissionError
-from harness.selection import Job
 from harness.submit.bundle import inputs_sha256
 from harness.submit.images import check_attacked, parse, to_bytes
 from harness.submit.record import Source
-from harness.suite import Suite
-from harness.workbench import Workbench
-from zoo.build import weights_path
+from harness.suites.selection import Job
+from harness.suites.suite import Suite
 from zoo.data import Dataset
 from zoo.errors import UserError
+from zoo.loading.load import weights_path
 
 Notify = Callable[[str, int, int], None]
 Span = tuple[int, int]
@@ -57,15 +57,15 @@ def jobs_of(source: Source, suite: Suite) -> list[Job]:
     return [Job(suite.substitute(n).name, source.submission.name, seed) for n in names for seed in suite.seeds]
 
 
-def inputs_of(bench: Workbench) -> str:
+def inputs_of(workspace: Workspace) -> str:
     """Return the digest of what an attack on this suite is given."""
-    suite = bench.suite
-    return inputs_sha256(suite.name, suite.version, suite.budget.levels, suite.steps, suite.block, bench.full_digest)
+    suite = workspace.suite
+    return inputs_sha256(suite.name, suite.version, suite.budget.levels, suite.steps, suite.block, workspace.full_digest)
 
 
-def substitute_sha256(bench: Workbench, name: str) -> str:
+def substitute_sha256(workspace: Workspace, name: str) -> str:
     """Return the digest that a row gives for a substitute: of its weights, or of its models' digests."""
-    weights = [bench.sha256(m) for m in bench.suite.substitute(name).models]
+    weights = [workspace.sha256(m) for m in workspace.suite.substitute(name).models]
     return weights[0] if len(weights) == 1 else hashlib.sha256("".join(weights).encode()).hexdigest()
 
 
@@ -80,27 +80,27 @@ class Scene:
     """What is done to the substitute's weights; None leaves them as they are."""
 
 
-def scene_of(bench: Workbench) -> Scene:
+def scene_of(workspace: Workspace) -> Scene:
     """Return what a suite's rows are made on."""
-    return Scene(bench.full, len(bench.data))
+    return Scene(workspace.full, len(workspace.data))
 
 
-def furnish(box: Sandbox, bench: Workbench, substitute: str, change: Change | None = None) -> None:
+def furnish(box: Sandbox, workspace: Workspace, substitute: str, change: Change | None = None) -> None:
     """Hand a substitute of the suite, and nothing else that has weights, to a sandbox, which changes it if it is told to."""
-    spec = bench.suite.substitute(substitute)
-    entries = [bench.registry[model] for model in spec.models]
+    spec = workspace.suite.substitute(substitute)
+    entries = [workspace.registry[model] for model in spec.models]
     box.substitute(spec, entries, [weights_path(entry) for entry in entries], change)
 
 
 def craft_block(
-    box: Sandbox, bench: Workbench, source: Source, seed: int, index: Tensor, count: int, scene: Scene | None = None
+    box: Sandbox, workspace: Workspace, source: Source, seed: int, index: Tensor, count: int, scene: Scene | None = None
 ) -> Made:
     """Let a sandbox craft the images of `index`, of which the first `count` are kept, and check them.
 
     Raises:
         SubmissionError: the code failed, or its images break a rule of the suite.
     """
-    data, suite = (scene or scene_of(bench)).data, bench.suite
+    data, suite = (scene or scene_of(workspace)).data, workspace.suite
     clean = data.images[index]
     crafted = box.craft(
         source.files,
@@ -134,13 +134,13 @@ class Order:
         return torch.cat([torch.arange(*block) for block in self.blocks])
 
 
-def craft(box: Sandbox, bench: Workbench, source: Source, order: Order, done: Callable[[], None]) -> Made:
+def craft(box: Sandbox, workspace: Workspace, source: Source, order: Order, done: Callable[[], None]) -> Made:
     """Craft an order with a sandbox that holds its substitute; the last block is padded, as the harness does."""
     parts, job = [], order.job
     for start, stop in order.blocks:
-        index = torch.arange(start, start + bench.suite.block).clamp(max=stop - 1)
+        index = torch.arange(start, start + workspace.suite.block).clamp(max=stop - 1)
         try:
-            parts.append(craft_block(box, bench, source, job.seed, index, stop - start, order.scene))
+            parts.append(craft_block(box, workspace, source, job.seed, index, stop - start, order.scene))
         except SubmissionError as error:
             where = f"{job.attack} on {job.substitute}, images {start} to {stop - 1}, seed {job.seed}"
             raise SubmissionError(f"{where}: {error}") from error
@@ -151,7 +151,7 @@ def craft(box: Sandbox, bench: Workbench, source: Source, order: Order, done: Ca
 
 
 def craft_all(
-    bench: Workbench, source: Source, orders: Sequence[Order], walls: Walls, workers: int, notify: Notify
+    workspace: Workspace, source: Source, orders: Sequence[Order], walls: Walls, workers: int, notify: Notify
 ) -> tuple[list[Made], str]:
     """Craft several orders, `workers` sandboxes at a time, each in a sandbox of its own, so that none leaves a trace for another.
 
@@ -175,8 +175,8 @@ def craft_all(
     def one(order: Order) -> tuple[Made, str]:
         with Sandbox(walls.choice, walls.limits) as box:
             box.data(order.scene.data.images, order.scene.data.labels)
-            furnish(box, bench, order.job.substitute, order.scene.change)
-            return craft(box, bench, source, order, done), box.isolation
+            furnish(box, workspace, order.job.substitute, order.scene.change)
+            return craft(box, workspace, source, order, done), box.isolation
 
     with ThreadPoolExecutor(max(1, min(workers, len(orders)))) as pool:
         futures = [pool.submit(one, order) for order in orders]
@@ -192,7 +192,7 @@ def craft_all(
     return [made for made, _ in results], results[0][1]
 
 
-def all_blocks(bench: Workbench, jobs: Iterable[Job]) -> list[Order]:
+def all_blocks(workspace: Workspace, jobs: Iterable[Job]) -> list[Order]:
     """Return jobs with all blocks of the suite's images."""
-    blocks = tuple(spans(len(bench.data), bench.suite.block))
-    return [Order(job, blocks, scene_of(bench)) for job in jobs]
+    blocks = tuple(spans(len(workspace.data), workspace.suite.block))
+    return [Order(job, blocks, scene_of(workspace)) for job in jobs]

@@ -15,19 +15,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from harness.craft import max_level
-from harness.executors.local import Local
-from harness.provenance import provenance
-from harness.results import Clean, Cost, Evidence, Outcome, Predictions, Row, Submitted
-from harness.runner import Report, Work, absent_models, admit, suite_folder
-from harness.score import predictions
-from harness.selection import Job
-from harness.shards import digest
-from harness.snapshot import Snapshot, take
-from harness.stats import sign_flip
+from harness.board.statistics import sign_flip
+from harness.records.pinned import PinnedSuite
+from harness.records.provenance import provenance
+from harness.records.rows import Clean, Cost, Evidence, Outcome, Predictions, Row, Submitted
+from harness.runs.admission import absent_models, admit
+from harness.runs.craft import max_level
+from harness.runs.executors.local import Local
+from harness.runs.runner import suite_folder
+from harness.runs.score import predictions
+from harness.runs.stage import Report, Stage
+from harness.runs.workspace import Workspace, describe
+from harness.storage.shards import digest
 from harness.submit.make import Made, Notify, substitute_sha256
 from harness.submit.record import Source
-from harness.workbench import Workbench
+from harness.suites.selection import Job
 from zoo.errors import UserError
 
 ALPHA = 0.05
@@ -45,8 +47,8 @@ REASONS = (ABSENT, UNFIT, FAILED)
 class Judge:
     """The targets of a suite, ready to score, with what they predict on the clean images."""
 
-    bench: Workbench
-    snapshot: Snapshot
+    workspace: Workspace
+    pinned: PinnedSuite
     clean: Clean
     blocked: Mapping[str, str]
     executor: Local
@@ -55,13 +57,13 @@ class Judge:
     @property
     def targets(self) -> list[str]:
         """Targets that can be scored here."""
-        return [t for t in self.bench.suite.target_names if t not in self.blocked]
+        return [t for t in self.workspace.suite.target_names if t not in self.blocked]
 
     def predict(self, images: Tensor) -> dict[str, np.ndarray]:
         """Return what each target predicts on uint8 images (N, C, H, W)."""
-        tasks = [(target, self.bench.identity(target)) for target in self.targets]
+        tasks = [(target, self.workspace.identity(target)) for target in self.targets]
         found: dict[str, np.ndarray] = {}
-        for (target, _), result in self.executor.run(partial(predictions, self.bench.context, None, images.numpy()), tasks):
+        for (target, _), result in self.executor.run(partial(predictions, self.workspace.context, None, images.numpy()), tasks):
             if isinstance(result, UserError):
                 raise result
             found[target] = np.asarray(result)
@@ -74,22 +76,22 @@ class Judge:
 
     def row(self, job: Job, source: Source, made: Made, evidence: Evidence, submitted: Submitted, device: str) -> Row:
         """Score a job's images and return its row."""
-        bench = self.bench
+        workspace = self.workspace
         outcomes = self.outcomes(made.images)
         return Row(
-            suite=bench.suite.name,
-            suite_version=bench.suite.version,
-            suite_digest=self.snapshot.digest,
+            suite=workspace.suite.name,
+            suite_version=workspace.suite.version,
+            suite_digest=self.pinned.digest,
             attack=job.attack,
             composition=source.composition,
             substitute=job.substitute,
-            substitute_sha256=substitute_sha256(bench, job.substitute),
+            substitute_sha256=substitute_sha256(workspace, job.substitute),
             seed=job.seed,
-            limit=bench.context.limit,
+            limit=workspace.context.limit,
             images_sha256=digest(made.images),
-            max_level=max_level(made.images, bench.data.images),
+            max_level=max_level(made.images, workspace.data.images),
             outcomes=outcomes,
-            failures={t: self.blocked[t] for t in bench.suite.target_names if t in self.blocked},
+            failures={t: self.blocked[t] for t in workspace.suite.target_names if t in self.blocked},
             cost=Cost(
                 forwards=made.forwards if source.files else None,
                 backwards=made.backwards if source.files else None,
@@ -103,7 +105,7 @@ class Judge:
 
 
 @contextmanager
-def judge(bench: Workbench, out: Path | None, workers: int, notify: Notify) -> Iterator[Judge]:
+def judge(workspace: Workspace, out: Path | None, workers: int, notify: Notify) -> Iterator[Judge]:
     """Gather a suite's targets and their clean predictions; those of the board in `out` are reused, and nothing is written.
 
     Raises:
@@ -111,17 +113,17 @@ def judge(bench: Workbench, out: Path | None, workers: int, notify: Notify) -> I
     """
     with tempfile.TemporaryDirectory() as place, Local(workers) as executor:
         folder = Path(place)
-        if out is not None and (known := suite_folder(out, bench.suite, bench.context.limit) / "clean.json").is_file():
+        if out is not None and (known := suite_folder(out, workspace.suite, workspace.context.limit) / "clean.json").is_file():
             shutil.copyfile(known, folder / "clean.json")
-        absent = absent_models(bench, bench.suite.target_names)
-        snapshot = take(bench, absent_models(bench, bench.suite.model_names))
-        work = Work(bench.context, snapshot, executor, notify, Report(folder))
-        clean, failed = admit(work, [t for t in bench.suite.target_names if t not in absent])
-        if len(absent | failed) == len(bench.suite.target_names):
-            raise UserError(f"no target of {bench.suite.name} can be scored here: {next(iter((absent | failed).values()))}")
+        absent = absent_models(workspace, workspace.suite.target_names)
+        pinned = describe(workspace, absent_models(workspace, workspace.suite.model_names))
+        work = Stage(workspace.context, pinned, executor, notify, Report(folder))
+        clean, failed = admit(work, [t for t in workspace.suite.target_names if t not in absent])
+        if len(absent | failed) == len(workspace.suite.target_names):
+            raise UserError(f"no target of {workspace.suite.name} can be scored here: {next(iter((absent | failed).values()))}")
         unfit = {t: UNFIT if t in clean.predictions else FAILED for t in failed}
         blocked = {**dict.fromkeys(absent, ABSENT), **unfit}
-        yield Judge(bench, snapshot, clean, blocked, executor, notify)
+        yield Judge(workspace, pinned, clean, blocked, executor, notify)
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from pathlib import Path
 from safetensors.torch import save
 from torch import Tensor
 
-from harness.results import Submitted
-from harness.selection import Job
+from harness.records.rows import Submitted
+from harness.runs.workspace import Workspace, open_workspace
 from harness.submit.bundle import IMAGES, SOURCE, JobRecord, Manifest, part, write
 from harness.submit.images import KEY, MAX_HEADER, check_attacked, check_ball, read_part, read_pngs
 from harness.submit.make import (
@@ -26,8 +26,8 @@ from harness.submit.make import (
 from harness.submit.measure import judge, rates
 from harness.submit.naming import refuse_taken, reserved
 from harness.submit.record import FILE, MAX_YAML, Source, read_folder, read_plain, read_text, refuse_link
-from harness.suite import Suite
-from harness.workbench import Workbench, open_bench
+from harness.suites.selection import Job
+from harness.suites.suite import Suite
 from zoo.errors import UserError
 
 
@@ -76,27 +76,27 @@ def pack(
     notify = notify or (lambda what, done, total: None)
     source = read_folder(folder)
     refuse_taken(source.submission.name, reserved(), "an attack or model of the harness")
-    bench = open_bench(suite, limit, device, overlays)
+    workspace = open_workspace(suite, limit, device, overlays)
     jobs = jobs_of(source, suite)
     isolation = None
     if source.files:
-        found, isolation = craft_all(bench, source, all_blocks(bench, jobs), walls or Walls(), workers, notify)
+        found, isolation = craft_all(workspace, source, all_blocks(workspace, jobs), walls or Walls(), workers, notify)
         made = dict(zip(jobs, found, strict=True))
     else:
-        made = {job: read_images(folder, bench, job) for job in jobs}
-    records = {job: _record(bench, job) for job in jobs}
+        made = {job: read_images(folder, workspace, job) for job in jobs}
+    records = {job: _record(workspace, job) for job in jobs}
     yaml = read_text(folder / FILE, MAX_YAML)
     parts = {f"{SOURCE}/{name}": text.encode() for name, text in {FILE: yaml, **source.files}.items()}
     if with_images or not source.files:
-        parts |= {records[job].images: encode(made[job].images, bench) for job in jobs}
-    results = _scores(bench, source, made, isolation, workers, notify) if scored else {}
+        parts |= {records[job].images: encode(made[job].images, workspace) for job in jobs}
+    results = _scores(workspace, source, made, isolation, workers, notify) if scored else {}
     manifest = Manifest(
         format=2,
         submission=source.submission.name,
         suite=suite.name,
         suite_version=suite.version,
-        inputs_sha256=inputs_of(bench),
-        limit=bench.context.limit,
+        inputs_sha256=inputs_of(workspace),
+        limit=workspace.context.limit,
         jobs=tuple(records.values()),
         parts={name: part(data) for name, data in parts.items()},
     )
@@ -104,19 +104,19 @@ def pack(
     return Packed(path, isolation, results)
 
 
-def encode(images: Tensor, bench: Workbench) -> bytes:
+def encode(images: Tensor, workspace: Workspace) -> bytes:
     """Return the safetensors file of uint8 images, with the ids that tell their order."""
-    data: bytes = save({KEY: images.contiguous()}, {"ids": "\n".join(bench.data.ids), "suite": bench.suite.name})
+    data: bytes = save({KEY: images.contiguous()}, {"ids": "\n".join(workspace.data.ids), "suite": workspace.suite.name})
     return data
 
 
-def read_images(folder: Path, bench: Workbench, job: Job) -> Made:
+def read_images(folder: Path, workspace: Workspace, job: Job) -> Made:
     """Return the images that a folder holds for a job: images/SUBSTITUTE--sSEED.safetensors, or a folder of PNG files.
 
     Raises:
         UserError: they are missing, or break a rule of the suite.
     """
-    data = bench.data
+    data = workspace.data
     base = folder / IMAGES / f"{job.substitute}--s{job.seed}"
     file = base.with_name(base.name + ".safetensors")
     refuse_link(folder / IMAGES)
@@ -128,17 +128,17 @@ def read_images(folder: Path, bench: Workbench, job: Job) -> Made:
         images, where = read_pngs(base, data.images, data.ids), str(base)
     else:
         raise UserError(f"{file} is missing, and so is the folder {base}; or list the substitutes that you have in {FILE}")
-    check_ball(images, data.images, bench.suite.budget.levels, data.ids, where)
+    check_ball(images, data.images, workspace.suite.budget.levels, data.ids, where)
     check_attacked(images, data.images, where)
     return Made(images, 0, 0, 0.0)
 
 
-def _record(bench: Workbench, job: Job) -> JobRecord:
-    return JobRecord(substitute=job.substitute, substitute_sha256=substitute_sha256(bench, job.substitute), seed=job.seed)
+def _record(workspace: Workspace, job: Job) -> JobRecord:
+    return JobRecord(substitute=job.substitute, substitute_sha256=substitute_sha256(workspace, job.substitute), seed=job.seed)
 
 
 def _scores(
-    bench: Workbench, source: Source, made: dict[Job, Made], isolation: str | None, workers: int, notify: Notify
+    workspace: Workspace, source: Source, made: dict[Job, Made], isolation: str | None, workers: int, notify: Notify
 ) -> dict[str, str]:
     """Score the images with the targets that are at hand, and say the rates; they go into no bundle."""
     submission = source.submission
@@ -151,9 +151,9 @@ def _scores(
         isolation=isolation,
     )
     results = {}
-    with judge(bench, None, workers, notify) as bar:
+    with judge(workspace, None, workers, notify) as bar:
         for done, (job, images) in enumerate(made.items(), 1):
-            row = bar.row(job, source, images, "rescored", submitted, bench.context.device)
+            row = bar.row(job, source, images, "rescored", submitted, workspace.context.device)
             results[job.substitute + (f" seed {job.seed}" if job.seed else "")] = rates(row, bar.clean.labels.array)
             notify("scoring", done, len(made))
     return results

@@ -17,9 +17,9 @@ from pydantic import Field, StringConstraints, field_validator, model_validator
 
 from harness.sandbox import printable
 from harness.submit.text import MARKS, refuse_odd_text
-from zoo.entry import Name, Record
 from zoo.errors import UserError
-from zoo.yamlfile import read_yaml, validate
+from zoo.registry.entry import Name, Record
+from zoo.registry.yamlfile import read_yaml, validate
 
 FILE = "submission.yaml"
 ATTACK = "attack.py"

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from harness.files import atomic_write
+from harness.storage.files import atomic_write
 from harness.submit.record import ATTACK, FILE, refuse_odd_name
-from zoo.entry import Name
 from zoo.errors import UserError
+from zoo.registry.entry import Name
 
 _YAML = """\
 name: {name}

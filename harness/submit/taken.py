@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from harness import chain
-from harness.results import Row, read_rows
+from harness.records import chain
+from harness.records.rows import Row, read_rows
 from harness.submit.claim import Claim
 from harness.submit.naming import refuse_taken, reserved
 from harness.submit.record import FILE

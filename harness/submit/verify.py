@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from harness.craft import make_blocks, spans
-from harness.results import Row, read_row
+from harness.records.pinned import PinnedSuite
+from harness.records.rows import Row, read_row
+from harness.runs.craft import make_blocks, spans
+from harness.runs.workspace import Workspace, open_workspace
 from harness.sandbox import SubmissionError
-from harness.selection import Job
-from harness.shards import digest
-from harness.snapshot import Snapshot
+from harness.storage.shards import digest
 from harness.submit import disputes
 from harness.submit.add import words
 from harness.submit.claim import Claim, open_claim
@@ -27,8 +27,8 @@ from harness.submit.make import Notify, Order, Span, Walls, craft_all, scene_of,
 from harness.submit.measure import ALIKE, Agreement, Judge, agree, judge, likeness
 from harness.submit.record import Source, read_folder
 from harness.submit.taken import SUBMISSIONS
-from harness.suite import Suite
-from harness.workbench import Workbench, open_bench
+from harness.suites.selection import Job
+from harness.suites.suite import Suite
 from zoo.data import Dataset
 from zoo.errors import UserError
 
@@ -101,9 +101,9 @@ def verify(
     return _verify_row(path, task) if path.suffix == ".json" else _verify_bundle(path, task, suite)
 
 
-def sample(bench: Workbench, fraction: float, seed: int) -> list[Span]:
+def sample(workspace: Workspace, fraction: float, seed: int) -> list[Span]:
     """Return a random share of the blocks of a run, at least one."""
-    blocks = spans(len(bench.data), bench.suite.block)
+    blocks = spans(len(workspace.data), workspace.suite.block)
     count = max(1, math.ceil(fraction * len(blocks)))
     return sorted(random.Random(seed).sample(blocks, count))
 
@@ -112,9 +112,9 @@ def _verify_bundle(path: Path, task: Task, suite: Suite | None) -> Verification:
     claim = open_claim(path, "cpu", task.overlays, suite)
     report = Verification(str(path), task.seed, None)
     hidden = held_back(claim.suite, task.hidden_seed)
-    with judge(claim.bench, None, task.workers, task.notify) as bar:
+    with judge(claim.workspace, None, task.workers, task.notify) as bar:
         made: dict[Job, Tensor] = {}
-        blocks = sample(claim.bench, task.fraction, task.seed)
+        blocks = sample(claim.workspace, task.fraction, task.seed)
         if claim.source.files:
             try:
                 made = _remade(bar, claim.source, list(claim.jobs), blocks, task, hidden, report)
@@ -130,10 +130,10 @@ def _remade(
     bar: Judge, source: Source, jobs: list[Job], blocks: list[Span], task: Task, hidden: Dataset | None, report: Verification
 ) -> dict[Job, Tensor]:
     """Craft blocks of jobs with submitted code, and its controls; what speaks against it goes into the report."""
-    whole = [Order(job, tuple(blocks), scene_of(bar.bench)) for job in jobs]
+    whole = [Order(job, tuple(blocks), scene_of(bar.workspace)) for job in jobs]
     trials = [plan(bar, job, blocks, (task.seed + n) % 2**31, hidden) for n, job in enumerate(jobs)]
     orders = [*whole, *(order for trial in trials for order in trial.orders)]
-    images, report.isolation = craft_all(bar.bench, source, orders, task.walls, task.workers, task.notify)
+    images, report.isolation = craft_all(bar.workspace, source, orders, task.walls, task.workers, task.notify)
     made = {order.job: found.images for order, found in zip(whole, images, strict=False)}
     rest, index = [m.images for m in images[len(whole) :]], _index(blocks)
     for trial in trials:
@@ -157,7 +157,7 @@ def _bundle_finding(claim: Claim, job: Job, made: Tensor | None, blocks: list[Sp
     differing = int((made != sent.images[index]).flatten(1).any(1).sum())
     if differing == 0:
         return Finding(name, "identical", f"all {len(index)} sampled images are the same bytes")
-    alike = likeness(made, sent.images[index], bar.bench.data.images[index])
+    alike = likeness(made, sent.images[index], bar.workspace.data.images[index])
     if alike < ALIKE:
         return Finding(name, "different", f"{differing} of {len(index)} sampled images differ (median cosine {alike:.2f})")
     found = agree(bar.predict(sent.images[index]), bar.predict(made), bar.clean.labels.array[index])
@@ -167,18 +167,18 @@ def _bundle_finding(claim: Claim, job: Job, made: Tensor | None, blocks: list[Sp
 def _verify_row(path: Path, task: Task) -> Verification:
     row, folder = read_row(path), path.resolve().parent.parent
     state = disputes.digest(path)
-    snapshot = Snapshot.read(folder)
-    bench = open_bench(snapshot.suite, row.limit, "cpu", task.overlays)
+    pinned = PinnedSuite.read(folder)
+    workspace = open_workspace(pinned.suite, row.limit, "cpu", task.overlays)
     report = Verification(str(path), task.seed, None)
     job = Job(row.substitute, row.attack, row.seed)
-    if substitute_sha256(bench, row.substitute) != row.substitute_sha256:
+    if substitute_sha256(workspace, row.substitute) != row.substitute_sha256:
         raise UserError(f"{path}: made on other weights of {row.substitute!r} than those here; pull them first")
-    blocks = sample(bench, task.fraction, task.seed)
+    blocks = sample(workspace, task.fraction, task.seed)
     if row.submission is not None and row.submission.source_sha256 is None:
         report.findings.append(Finding(_name(job), "not verifiable", "only images were submitted; verify the bundle"))
         return report
-    with judge(bench, folder.parent.parent, task.workers, task.notify) as bar:
-        if bar.snapshot.digest != row.suite_digest:
+    with judge(workspace, folder.parent.parent, task.workers, task.notify) as bar:
+        if bar.pinned.digest != row.suite_digest:
             raise UserError(f"{path}: made for other targets or images (suite digest {row.suite_digest[:12]})")
         try:
             images = _recrafted(row, folder, bar, blocks, task, report)
@@ -214,23 +214,23 @@ def _row_finding(row: Row, images: Tensor, index: list[int], bar: Judge) -> Find
     name = _name(Job(row.substitute, row.attack, row.seed))
     said = {target: outcome.adv.array[index] for target, outcome in row.outcomes.items()}
     found = agree(said, bar.predict(images), bar.clean.labels.array[index])
-    if len(index) == len(bar.bench.data) and digest(images) == row.images_sha256 and found.identical:
+    if len(index) == len(bar.workspace.data) and digest(images) == row.images_sha256 and found.identical:
         return Finding(name, "identical", f"all {len(index)} images are the same bytes, all outcomes as stated", found)
     return _judged(name, found, f"{len(index)} images crafted anew")
 
 
 def _recrafted(row: Row, folder: Path, bar: Judge, blocks: list[Span], task: Task, report: Verification) -> Tensor:
     """Return the images of a row's blocks, made by the harness's own attack or by the stored code of a submission."""
-    bench, job = bar.bench, Job(row.substitute, row.attack, row.seed)
+    workspace, job = bar.workspace, Job(row.substitute, row.attack, row.seed)
     if row.submission is None:
-        if repr(bench.attack(row.attack)) != row.composition:
+        if repr(workspace.attack(row.attack)) != row.composition:
             raise UserError(f"{row.filename}: made by another composition of {row.attack!r} than this version's")
-        made = make_blocks(bench.context, job, bench.craft_key(job.substitute, job.attack, job.seed), tuple(blocks))
+        made = make_blocks(workspace.context, job, workspace.craft_key(job.substitute, job.attack, job.seed), tuple(blocks))
         return torch.cat([torch.from_numpy(np.array(part.images)) for part in made])
     source = read_folder(folder / SUBMISSIONS / row.attack)
     if source.sha256 != row.submission.source_sha256 or source.composition != row.composition:
         raise UserError(f"{folder / SUBMISSIONS / row.attack}: not the code that the row was made by; restore it")
-    return _remade(bar, source, [job], blocks, task, held_back(bench.suite, task.hidden_seed), report)[job]
+    return _remade(bar, source, [job], blocks, task, held_back(workspace.suite, task.hidden_seed), report)[job]
 
 
 def _judged(name: str, found: Agreement, what: str) -> Finding:

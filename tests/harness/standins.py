@@ -13,12 +13,12 @@ from typing import Any
 import torch
 import yaml
 
-from harness.suite import Suite
+from harness.suites.suite import Suite
 from tests.hub_server import Hub
 from zoo import archs, quant
-from zoo.entry import ModelEntry
 from zoo.quant.save import save
 from zoo.registry import load as load_registry
+from zoo.registry.entry import ModelEntry
 
 TITLE = "stand-in with random weights, for tests alone"
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.results import Clean, Cost, Outcome, Predictions, Provenance, Row
+from harness.records.rows import Clean, Cost, Outcome, Predictions, Provenance, Row
 
 DIGEST = "d" * 64
 SHA = "5" * 64

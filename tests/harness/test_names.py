@@ -8,11 +8,11 @@ import pytest
 
 import harness
 from harness.cli import main
-from harness.plan import status
-from harness.reproduce import reproduce
-from harness.results import read_rows
-from harness.selection import Selection
-from harness.suite import Suite, load
+from harness.records.rows import read_rows
+from harness.runs.plan import status
+from harness.runs.reproduce import reproduce
+from harness.suites.selection import Selection
+from harness.suites.suite import Suite, load
 from tests.harness.tiny import SUITE, make, run
 from zoo.errors import UserError
 

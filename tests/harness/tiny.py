@@ -10,15 +10,15 @@ from typing import Any
 import torch
 import yaml
 
-from harness import runner
-from harness.runner import Report
-from harness.selection import Selection
-from harness.suite import Suite, load
-from harness.unfinished import Request
+from harness.runs import runner
+from harness.runs.runner import Report
+from harness.runs.unfinished import Request
+from harness.suites.selection import Selection
+from harness.suites.suite import Suite, load
 from zoo import archs, quant
 from zoo.data import load as load_data
-from zoo.entry import QuantSpec
 from zoo.quant.save import save
+from zoo.registry.entry import QuantSpec
 
 SUITE = """
 name: tiny

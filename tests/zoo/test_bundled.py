@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 import zoo
-from zoo.build import load_entry
 from zoo.data import load as load_data
-from zoo.entry import ModelEntry
 from zoo.evaluate import predictions
+from zoo.loading.load import load_entry
 from zoo.quant import is_quantized, read_metadata, states
 from zoo.recipes import build, build_order, needs
 from zoo.registry import load as load_registry
+from zoo.registry.entry import ModelEntry
 
 REGISTRY = load_registry()
 DIGITS = [entry for entry in REGISTRY.match(["digits-*"]) if entry.weights is not None]

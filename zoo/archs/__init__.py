@@ -1,4 +1,8 @@
-"""Networks that timm does not have: CIFAR-size, digits-size and 1-bit ones. `zoo:NAME` in the registry names one of these."""
+"""Networks that timm does not have: CIFAR-size, digits-size and 1-bit ones; `zoo:NAME` in the registry names one of these.
+
+It may import `quant` (the 1-bit and mixed-precision nets are made of its quantisers) and knows neither files nor data. Begin
+with the table below; `base` is what all of them share, `stems` turns timm's ImageNet nets into nets for 32 pixels.
+"""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ class MixedPrecision(ZooNet):
     def __init__(self, classes: int, base: str, bits: tuple[int, ...], method: str, args: dict[str, object]) -> None:
         super().__init__()
         from zoo import archs, quant
-        from zoo.entry import QuantSpec
+        from zoo.registry.entry import QuantSpec
 
         if len(bits) < 2 or len(set(bits)) < len(bits):
             raise UserError(f"arch_args.bits: expected two or more different bitwidths, found {list(bits)}")

@@ -1,4 +1,9 @@
-"""Data sets as uint8 images with labels, ids and a digest: the same bytes for everybody, or an error."""
+"""Data sets as uint8 images with labels, ids and a digest: the same bytes for everybody, or an error.
+
+It may import `registry` and `hub`, which fetches the files; it knows no networks. Begin with `Dataset` and `load` below;
+`digits` ships with scikit-learn, `hub` and `images` read parquet and archives, `imagenet` prepares ImageNet once, `local`
+reads folders.
+"""
 
 from __future__ import annotations
 

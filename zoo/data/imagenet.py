@@ -21,8 +21,8 @@ import torch
 
 from zoo.data import Dataset
 from zoo.data.images import Item, check_labels, decode, from_folder
-from zoo.entry import Input
 from zoo.errors import UserError
+from zoo.registry.entry import Input
 
 ENVIRONMENT = "ZOO_IMAGENET"
 CLASSES = 1000
@@ -79,8 +79,8 @@ def prepared(name: str, split: str, view: View) -> Dataset:
 
 
 def _folder() -> Path:
-    from zoo.store import ENVIRONMENT as CACHE
-    from zoo.store import cache_root, ready
+    from zoo.hub.store import ENVIRONMENT as CACHE
+    from zoo.hub.store import cache_root, ready
 
     folder = cache_root() / "images"
     ready(folder, f"set {CACHE} to another one")
@@ -112,29 +112,26 @@ def _build(name: str, base: Path, items: Iterator[Item], view: View) -> None:
 
     from tqdm import tqdm
 
-    from zoo.hub.cache import write_atomically
+    from zoo.hub.whole import replacing, write_whole
 
     ids: list[str] = []
     labels: list[int] = []
-    part = base.with_suffix(f".part{os.getpid()}")
-    crop = _crop(view)
+    crop, target = _crop(view), base.with_suffix(".u8")
     try:
-        with part.open("wb") as file, ThreadPoolExecutor() as pool, tqdm(desc=f"preparing {name}", disable=None) as bar:
+        bar = tqdm(desc=f"preparing {name}", disable=None)
+        with bar, replacing(target) as file, ThreadPoolExecutor() as pool:
             while batch := list(islice(items, 256)):
                 for image in pool.map(lambda item: decode(item, prepare=crop), batch):
                     file.write(image.numpy().data)
                 ids += [item.id for item in batch]
                 labels += [item.label for item in batch]
                 bar.update(len(batch))
-        if not ids:
-            raise UserError(f"{name}: no images found")
-        check_labels(name, labels, CLASSES)
-        part.replace(base.with_suffix(".u8"))
+            if not ids:
+                raise UserError(f"{name}: no images found")
+            check_labels(name, labels, CLASSES)
     except OSError as error:
-        raise UserError(f"{name}: cannot write {part} ({error}); ZOO_CACHE moves the cache") from error
-    finally:
-        part.unlink(missing_ok=True)
-    write_atomically(base.with_suffix(".json"), json.dumps({"ids": ids, "labels": labels}).encode())
+        raise UserError(f"{name}: cannot write {target} ({error}); ZOO_CACHE moves the cache") from error
+    write_whole(base.with_suffix(".json"), json.dumps({"ids": ids, "labels": labels}).encode())
 
 
 def _crop(view: View) -> Callable[[Any], Any]:

@@ -1,6 +1,9 @@
-"""The only package of the zoo that touches the network: fetch, verify, publish and pin files.
+"""What is fetched: the only folder of the zoo that touches the network, and the cache of verified files.
 
-Importing it is cheap; huggingface_hub is imported by the functions that need it.
+It may import `registry` and knows no networks, so that `push` is handed its check of the weights. Importing it is cheap:
+huggingface_hub waits for the functions that need it. Begin with `weights` (a model's file by the best route); `transfer` and
+`servers` download, `cache` and `store` keep what was fetched and what was built, `pulling` says what `zoo pull` would do,
+`lock`, `pins` and `publish` write.
 """
 
 from zoo.hub.cache import Cache, default_folder, sha256_of

@@ -11,8 +11,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
-import uuid
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -20,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from zoo.errors import UserError
+from zoo.hub.whole import write_whole
 
 ENVIRONMENT = "ZOO_CACHE"
 """Environment variable that moves the cache; otherwise it is `zoo` in $XDG_CACHE_HOME or ~/.cache."""
@@ -50,19 +49,6 @@ def sha256_of(path: Path) -> str:
 def key_of(text: str) -> str:
     """Return a file name for any text, such as a URL."""
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all, with the permissions that it has or that new files get."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        part.write_bytes(content)
-        if path.exists():
-            shutil.copymode(path, part)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
@@ -126,7 +112,7 @@ class Cache:
 
     def _write_stamp(self, path: Path, stamp: dict[str, Any]) -> None:
         with suppress(OSError):  # in a cache that others own, the file is hashed each time instead
-            write_atomically(path.with_name(f"{path.name}.json"), json.dumps({**stamp, "state": state_of(path)}).encode())
+            write_whole(path.with_name(f"{path.name}.json"), json.dumps({**stamp, "state": state_of(path)}).encode())
 
     def _stamp(self, path: Path) -> dict[str, Any]:
         return read_json(path.with_name(f"{path.name}.json"))
@@ -138,7 +124,7 @@ class Cache:
     def record(self, source: str, sha256: str) -> None:
         """Remember the sha256 of a pinned source."""
         text = json.dumps({"source": source, "sha256": sha256})
-        write_atomically(self.folder / "refs" / f"{key_of(source)}.json", text.encode())
+        write_whole(self.folder / "refs" / f"{key_of(source)}.json", text.encode())
 
     def __iter__(self) -> Iterator[Held]:
         for path in sorted((self.folder / "blobs").glob("*")):

@@ -6,13 +6,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from zoo.entry import ModelEntry, Weights
 from zoo.errors import UserError
 from zoo.hub.cache import sha256_of
 from zoo.hub.pins import Scalar
 from zoo.hub.servers import asking_hub
 from zoo.hub.transfer import Options
 from zoo.hub.weights import fetch_with
+from zoo.registry.entry import ModelEntry, Weights
 
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import ModelInfo

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from zoo.errors import UserError
-from zoo.hub.cache import write_atomically
+from zoo.hub.whole import write_whole
 
 Scalar = str | int
 
@@ -26,7 +26,7 @@ def write_pins(path: Path, pins: Mapping[str, Mapping[str, Scalar | None]]) -> N
     for model, values in pins.items():
         for key, value in values.items():
             text = set_value(text, ["models", model, "weights", *key.split(".")], value, str(path))
-    write_atomically(path, text.encode())
+    write_whole(path, text.encode())
 
 
 def set_value(text: str, keys: list[str], value: Scalar | None, where: str) -> str:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zoo.entry import Claim, HubFile, ModelEntry, Weights
 from zoo.errors import UserError
 from zoo.hub.cache import sha256_of
 from zoo.hub.lock import model_info
 from zoo.hub.pins import Scalar
 from zoo.hub.servers import asking_hub
 from zoo.hub.transfer import is_safetensors
+from zoo.registry.entry import Claim, HubFile, ModelEntry, Weights
 
 if TYPE_CHECKING:
     from huggingface_hub import ModelCard
@@ -21,11 +22,27 @@ WEIGHTS = "model.safetensors"
 CONFIG_FIELDS = ("name", "family", "data", "arch", "arch_args", "classes", "label_offset", "input", "quant", "alternation")
 
 
-def push(entry: ModelEntry, path: Path, repo: str, *, license: str | None = None, private: bool = False) -> Weights:
+def push(
+    entry: ModelEntry,
+    path: Path,
+    repo: str,
+    check: Callable[[ModelEntry, Path], None],
+    *,
+    license: str | None = None,
+    private: bool = False,
+) -> Weights:
     """Upload a model to a repository, creating it where needed, and return the pin of what is there now.
 
-    The file is loaded and run first, as it will be by those who pull it. Nothing is written to the registry; `pins_of` and
-    `zoo.hub.pins.write_pins` do that.
+    Nothing is written to the registry; `pins_of` and `zoo.hub.pins.write_pins` do that.
+
+    Args:
+        entry: the model.
+        path: its file.
+        repo: the repository, as ORG/NAME.
+        check: raises a UserError when the file is not of this model; `zoo.loading.load.check_runs` loads and runs it, as
+            those who pull it will.
+        license: the terms of the weights; None takes the registry's.
+        private: create the repository as a private one.
 
     Raises:
         UserError: the file is no safetensors file or not of this model, no licence is known, or the Hub refuses.
@@ -37,7 +54,7 @@ def push(entry: ModelEntry, path: Path, repo: str, *, license: str | None = None
     terms = license or (entry.weights.license if entry.weights else None)
     if terms is None:
         raise UserError(f"{entry.name}: no licence is known; name one with --license, such as --license apache-2.0")
-    _try(entry, path)
+    check(entry, path)
     digest, size = sha256_of(path), path.stat().st_size
     config = json.dumps(entry.model_dump(mode="json", include=set(CONFIG_FIELDS)), indent=2) + "\n"
     content = {"config.json": config.encode(), "README.md": str(card(entry, terms)).encode()}
@@ -50,21 +67,6 @@ def push(entry: ModelEntry, path: Path, repo: str, *, license: str | None = None
         commit = api.create_commit(repo, operations, commit_message=f"Publish {entry.name}")
     _check_arrived(entry.name, repo, commit.oid, digest)
     return Weights(hub=HubFile(repo=repo, revision=commit.oid, file=WEIGHTS), sha256=digest, size=size, license=terms)
-
-
-def _try(entry: ModelEntry, path: Path) -> None:
-    """Refuse a file that the entry's network does not load and run."""
-    import torch
-
-    from zoo.build import load_entry
-
-    size = entry.input.size
-    with torch.no_grad():
-        logits = load_entry(entry, path)(torch.full((1, entry.input.channels, size, size), 0.5))
-    if logits.shape != (1, entry.classes) or not torch.isfinite(logits).all():
-        raise UserError(
-            f"{entry.name}: {path} gives no finite logits of {entry.classes} classes for a grey image; it is not published"
-        )
 
 
 def pins_of(weights: Weights, before: Weights | None = None) -> dict[str, Scalar | None]:

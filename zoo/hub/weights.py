@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from zoo.entry import Weights
 from zoo.errors import UserError
 from zoo.hub.cache import Cache, Held, sha256_of
 from zoo.hub.servers import Source, hub_source
 from zoo.hub.transfer import Options, StoppedError, Want, get, usable
+from zoo.registry.entry import Weights
 
 RouteKind = Literal["cache", "bundled", "hub", "url", "file"]
 

@@ -1,4 +1,9 @@
-"""Quantised networks: quantisers, conversion of any CNN, states, calibration, and low-bit files."""
+"""Quantised networks: quantisers, conversion of any CNN, states, calibration, and low-bit files.
+
+It may import `registry` (the records of a quantiser) and `hub.whole`; it knows no architectures and trains nothing but
+QDrop's rounding. Begin with `functional`, the formulas; `modules` wraps them, `convert` puts them into a network, `ptq` is
+QDrop, `pack` and `save` write low-bit files.
+"""
 
 from zoo.quant.calibration import calibrate, reestimate_batchnorm
 from zoo.quant.convert import (
@@ -14,6 +19,7 @@ from zoo.quant.convert import (
     weight_quantizers,
 )
 from zoo.quant.fold import fold_batchnorm
+from zoo.quant.folded import folded
 from zoo.quant.pack import pack, unpack
 from zoo.quant.ptq import QUICK, QDrop, qdrop
 from zoo.quant.save import load_into, read_metadata, save
@@ -26,6 +32,7 @@ __all__ = [
     "calibrate",
     "edge_layers",
     "fold_batchnorm",
+    "folded",
     "frozen",
     "is_quantized",
     "latent_weight",

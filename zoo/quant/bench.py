@@ -10,9 +10,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from zoo.entry import QuantSpec, State
 from zoo.quant.calibration import calibrate, reestimate_batchnorm
 from zoo.quant.convert import frozen, quantize, set_state
+from zoo.registry.entry import QuantSpec, State
 
 
 class StepCost(NamedTuple):

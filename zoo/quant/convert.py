@@ -11,13 +11,13 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import parametrize
 
-from zoo.bitwidths import bitwidth_problem
-from zoo.entry import QuantSpec, State
 from zoo.errors import UserError, did_you_mean
 from zoo.quant import classic
 from zoo.quant import modules as Q
 from zoo.quant.fold import fold_batchnorm
 from zoo.quant.rounding import DroppingActivation, RoundedWeight
+from zoo.registry.bitwidths import bitwidth_problem
+from zoo.registry.entry import QuantSpec, State
 
 STATES: tuple[State, ...] = ("fp", "w", "a", "wa")
 
@@ -35,7 +35,7 @@ METHODS: dict[str, tuple[WeightMaker, ActivationMaker]] = {
     "uniform": (Q.UniformWeight, Q.UniformActivation),
     "xnor": (classic.XnorWeight, classic.SignActivation),
 }
-"""What makes a method's quantisers; `zoo.bitwidths` says which bitwidths it has."""
+"""What makes a method's quantisers; `zoo.registry.bitwidths` says which bitwidths it has."""
 
 
 def layers(model: nn.Module) -> dict[str, nn.Module]:

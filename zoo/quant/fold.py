@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection
 from typing import cast
 
 import torch
@@ -31,7 +32,7 @@ def probe(model: nn.Module) -> Tensor:
         x = torch.rand(1, first.in_channels, side, side, generator=torch.Generator().manual_seed(0))
         x = x.to(first.weight)
         try:
-            model(x)
+            model.forward(x)  # what others hooked to the model itself is not theirs to see
         except (RuntimeError, ValueError):  # the size does not suit the network
             continue
         return x
@@ -40,8 +41,11 @@ def probe(model: nn.Module) -> Tensor:
     )
 
 
-def _pairs(model: nn.Module, x: Tensor) -> list[tuple[str, nn.Module, _BatchNorm]]:
-    """Return (name of the norm, layer, norm) wherever a norm was fed a layer's own output and neither is used twice."""
+def pairs(model: nn.Module, x: Tensor, kinds: Collection[str] = _FOLDABLE) -> list[tuple[str, nn.Module, _BatchNorm]]:
+    """Return (name of the norm, layer, norm) wherever a norm was fed a layer's own output and neither is used twice.
+
+    Layers are of the given kinds, which are names of classes.
+    """
     sources: dict[int, nn.Module] = {}
     alive: list[Tensor] = []  # ids are only unique among living tensors
     found: list[tuple[str, nn.Module, _BatchNorm]] = []
@@ -56,12 +60,12 @@ def _pairs(model: nn.Module, x: Tensor) -> list[tuple[str, nn.Module, _BatchNorm
             found.append((name, sources[id(value)], norm))
 
     for name, module in model.named_modules():
-        if type(module).__name__ in _FOLDABLE:
+        if type(module).__name__ in kinds:
             handles.append(module.register_forward_hook(remember))
         elif isinstance(module, _BatchNorm):
             handles.append(module.register_forward_pre_hook(lambda m, args, name=name: match(name, m, args[0])))
     try:
-        model(x)
+        model.forward(x)
     finally:
         for handle in handles:
             handle.remove()
@@ -93,8 +97,8 @@ def fold_batchnorm(model: nn.Module, x: Tensor | None = None, *, check: bool = F
     model.eval()
     x = probe(model) if x is None else x
     before = model(x) if check else None
-    pairs = _pairs(model, x)
-    for name, layer, norm in pairs:
+    found = pairs(model, x)
+    for name, layer, norm in found:
         _fold(layer, norm)
         parent, _, leaf = name.rpartition(".")
         setattr(model.get_submodule(parent), leaf, _remainder(norm))
@@ -107,7 +111,7 @@ def fold_batchnorm(model: nn.Module, x: Tensor | None = None, *, check: bool = F
             )
     for module, mode in training.items():
         module.training = mode
-    return [name for name, _, _ in pairs]
+    return [name for name, _, _ in found]
 
 
 def _fold(layer: nn.Module, norm: _BatchNorm) -> None:

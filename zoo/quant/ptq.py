@@ -19,7 +19,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zoo.entry import QuantSpec
 from zoo.errors import UserError
 from zoo.quant.calibration import calibrate
 from zoo.quant.convert import (
@@ -32,6 +31,7 @@ from zoo.quant.convert import (
 )
 from zoo.quant.fold import fold_batchnorm
 from zoo.quant.rounding import DroppingActivation, RoundedWeight
+from zoo.registry.entry import QuantSpec
 
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 _LARGEST_BLOCK = 16  # quantised layers; larger modules are taken apart

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from zoo.errors import UserError
+from zoo.hub.whole import replacing
 from zoo.quant.pack import check_keys, pack, unpack
-from zoo.whole import replacing
 
 FORMAT = "qnn-transfer-zoo/1"
 """Format id in the metadata of every file; the number rises when old readers would misread new files."""
@@ -38,7 +38,7 @@ def save(model: nn.Module, path: Path | str, *, packed: bool, extra: Mapping[str
         raise ValueError(f"reserved metadata keys: {', '.join(sorted(clash))}")
     metadata = {"format": FORMAT, **meta, **(extra or {})}
     data = _canonical(serialize({key: value.contiguous().cpu() for key, value in tensors.items()}, metadata))
-    with replacing(Path(path), 0o644) as file:
+    with replacing(Path(path)) as file:
         file.write(data)
 
 

@@ -1,4 +1,9 @@
-"""How an entry's weights are made: `build` follows the recipe in the registry, `build_order` says what to build first."""
+"""What is made: an entry's weights by its recipe. `build` follows it, `build_order` says what comes first.
+
+The only folder that puts a model into training mode; it may import every folder of the zoo but `commands`. Begin with
+`making` (several entries in order), then `make` (one entry); `plan` completes a recipe, `train` is the loop, `adversarial`,
+`lgv` and `ptq` its kinds.
+"""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from zoo.errors import UserError
-from zoo.whole import replacing
+from zoo.hub.whole import replacing
 
 FORMAT = 1
 

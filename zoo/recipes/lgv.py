@@ -11,9 +11,9 @@ from pathlib import Path
 
 from zoo import quant
 from zoo.errors import UserError
+from zoo.loading.snapshots import join
 from zoo.recipes.plan import LgvOptions
 from zoo.recipes.train import Fit
-from zoo.snapshots import join
 
 
 class Collector:

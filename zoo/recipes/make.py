@@ -14,11 +14,10 @@ from torch import nn
 
 from zoo import quant
 from zoo.archs.mixed import MixedPrecision
-from zoo.build import InputWrapper
 from zoo.data import Dataset
-from zoo.entry import ModelEntry, State
 from zoo.evaluate import predictions
 from zoo.hub.cache import sha256_of
+from zoo.loading.load import InputWrapper
 from zoo.recipes.adversarial import Adversary
 from zoo.recipes.checkpoint import Checkpoint
 from zoo.recipes.lgv import Collector
@@ -30,6 +29,7 @@ from zoo.recipes.runtime import Runtime, runtime
 from zoo.recipes.seeds import reproducible
 from zoo.recipes.start import begin
 from zoo.recipes.train import Fit
+from zoo.registry.entry import ModelEntry, State
 
 Resolve = Callable[[str], nn.Module]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 
-from zoo.entry import ModelEntry
 from zoo.errors import UserError
+from zoo.registry.entry import ModelEntry
 
 
 def needs(entry: ModelEntry) -> tuple[str, ...]:

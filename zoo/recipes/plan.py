@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Any, get_type_hints
 
-from zoo.entry import ModelEntry, Recipe, State
 from zoo.errors import UserError, did_you_mean
+from zoo.registry.entry import ModelEntry, Recipe, State
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ OPTIONS: dict[str, type[Options]] = {
 
 @dataclass(frozen=True)
 class Plan:
-    """What the training loop needs to know; see `zoo.entry.Recipe` for the fields that come from there."""
+    """What the training loop needs to know; see `zoo.registry.entry.Recipe` for the fields that come from there."""
 
     epochs: int
     batch_size: int

@@ -13,14 +13,14 @@ import torch
 from torch import nn
 
 from zoo import quant
-from zoo.build import InputWrapper, create
 from zoo.data import Dataset
-from zoo.entry import ModelEntry
+from zoo.loading.load import InputWrapper, create
 from zoo.recipes.augment import augment
 from zoo.recipes.checkpoint import Checkpoint
 from zoo.recipes.plan import Plan, PtqOptions
 from zoo.recipes.seeds import stream
 from zoo.recipes.start import take_over
+from zoo.registry.entry import ModelEntry
 
 
 class Reconstruction:

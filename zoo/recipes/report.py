@@ -13,10 +13,11 @@ import torch
 from torch import nn
 
 from zoo.data import Dataset
-from zoo.entry import ModelEntry
 from zoo.errors import UserError
 from zoo.hub.cache import read_json
-from zoo.store import recorded, verified
+from zoo.hub.store import recorded, verified
+from zoo.hub.whole import write_whole
+from zoo.registry.entry import ModelEntry
 
 
 @dataclass(frozen=True)
@@ -64,9 +65,7 @@ def write_log(report: BuildReport, **about: Any) -> None:
     """Write the log beside a file that was built, with what tells the file's bytes and how it came about."""
     out = report.path
     content = {"seconds": report.seconds, "sha256": report.sha256, "size": report.size, **about, **report.log}
-    temporary = out.with_name(f".{out.stem}.json.tmp")
-    temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    temporary.replace(out.with_suffix(".json"))
+    write_whole(out.with_suffix(".json"), (json.dumps(content, indent=1) + "\n").encode())
 
 
 def finished(entry: ModelEntry, out: Path, key: str) -> BuildReport | None:

@@ -7,13 +7,13 @@ from torch import Tensor, nn
 
 from zoo import quant
 from zoo.archs.mixed import MixedPrecision
-from zoo.build import InputWrapper, create
 from zoo.data import Dataset
-from zoo.entry import ModelEntry
 from zoo.errors import UserError
+from zoo.loading.load import InputWrapper, create
 from zoo.quant.modules import ActivationQuantizer, FixedWeight, WeightQuantizer
 from zoo.recipes.plan import Plan
 from zoo.recipes.seeds import stream
+from zoo.registry.entry import ModelEntry
 
 CALIBRATION_BATCH = 64
 

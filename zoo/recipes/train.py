@@ -18,9 +18,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo.archs.mixed import MixedPrecision
-from zoo.build import InputWrapper
 from zoo.data import Dataset
 from zoo.errors import UserError
+from zoo.loading.load import InputWrapper
 from zoo.quant import activation_quantizers, is_quantized, set_state, weight_quantizers
 from zoo.recipes.augment import augment
 from zoo.recipes.checkpoint import Checkpoint

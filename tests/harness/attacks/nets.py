@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from harness.attacks import Images, Rng
-from harness.substitute import Crafter, Substitute, ensemble
-from zoo.entry import QuantSpec
+from harness.substitutes import Crafter, Substitute, ensemble
 from zoo.quant import calibrate, quantize, reestimate_batchnorm
+from zoo.registry.entry import QuantSpec
 
 CLASSES = 5
 EPS = 16 / 255

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 import yaml
 
 from harness.attacks import (
+    PARTS,
     Attack,
     CrossEntropy,
     DiverseInput,
@@ -26,6 +28,7 @@ from harness.attacks import (
     get,
     info,
     names,
+    part,
     plugins,
 )
 from tests.harness.attacks.nets import EPS, images, net, substitute
@@ -92,6 +95,9 @@ def test_every_slot_can_be_filled() -> None:
     [
         ({"transform": ["si"]}, "unknown key 'transform'; did you mean 'transforms'"),
         ({"name": "mine", "losss": "fia"}, "attack mine: unknown key 'losss'"),
+        ({"name": "ssa", "base": "ssa", "decay": 0}, "attack ssa: a preset has that name"),
+        ({"name": "mi-fgsm", "base": "mim"}, "such as mi-fgsm-mine"),
+        ({"name": "pgd", "use": "torchattacks:PGD"}, "a preset has that name"),
         ({"base": "mimm"}, "did you mean 'mim'"),
         ({"base": "torchattacks-pgd"}, "unknown attack"),
         ({"transforms": ["ti"]}, r"transforms\[0\]: unknown part 'ti'"),
@@ -99,24 +105,24 @@ def test_every_slot_can_be_filled() -> None:
             {"transforms": ["si", {"di": {"probb": 0.5}}]},
             r"transforms\[1\].di: unknown setting 'probb'; did you mean 'prob'",
         ),
-        ({"transforms": [{"di": {"prob": "half"}}]}, r"transforms\[0\].di.prob: expected float, not 'half'"),
+        ({"transforms": [{"di": {"prob": "half"}}]}, r"transforms\[0\].di.prob: expected a valid number, not 'half'"),
         ({"transforms": [{"di": {"prob": 1.5}}]}, r"transforms\[0\].di: prob of di is a probability, not 1.5"),
-        ({"transforms": [{"di": {"interpolation": "cubic"}}]}, "expected one of nearest, bilinear"),
-        ({"transforms": [{"si": {"copies": True}}]}, "expected int, not True"),
+        ({"transforms": [{"di": {"interpolation": "cubic"}}]}, "expected 'nearest' or 'bilinear', not 'cubic'"),
+        ({"transforms": [{"si": {"copies": True}}]}, "expected a valid integer, not True"),
         ({"transforms": [{"si": {}, "di": {}}]}, "one id with settings"),
         ({"transforms": [7]}, "expected the id of a part"),
         ({"transforms": [{"di": [0.5]}]}, "expected settings as a mapping"),
         ({"loss": {"rpa": {"patches": 3}}}, "patches: expected a list"),
-        ({"loss": {"rpa": {"patches": [1, "3"]}}}, r"patches\[1\]: expected int"),
+        ({"loss": {"rpa": {"patches": [1, "3"]}}}, r"patches\[1\]: expected a valid integer, not '3'"),
         ({"loss": None}, "expected the id of a part"),
         ({"loss": {"cross-entropy": {"weight": 1}}}, "it has none"),
         ({"filters": [{"ti": {"size": 4}}]}, "odd side"),
         ({"steps": 0}, "at least 1"),
-        ({"steps": 2.5}, "steps: expected int"),
-        ({"decay": "1"}, "decay: expected float"),
-        ({"random_start": 1}, "random_start: expected bool"),
-        ({"target": "nearest"}, "expected one of least-likely, random"),
-        ({"category": "sorcery"}, "expected one of gradient stabilisation"),
+        ({"steps": 2.5}, "steps: expected a valid integer, not 2.5"),
+        ({"decay": "1"}, "decay: expected a valid number, not '1'"),
+        ({"random_start": 1}, "random_start: expected a valid boolean, not 1"),
+        ({"target": "nearest"}, "expected 'least-likely' or 'random', not 'nearest'"),
+        ({"category": "sorcery"}, "expected 'gradient stabilisation', "),
         ({"use": "mim", "options": {"decay": 0.5}}, "replace them by `base: mim`"),
         ({"use": "mim", "decay": 0.5}, "takes only name and options"),
         ({"use": "torchattacks:PGD", "options": [1]}, "options being a mapping"),
@@ -326,3 +332,34 @@ def test_attacks_of_installed_packages(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 COMPOSED = Attack(transforms=(ScaleInvariant(copies=2),), category="input augmentation")
+
+
+def test_a_part_registers_itself_and_can_be_composed_at_once() -> None:
+    """One decorated class is all there is to add: tables, exports and composing read what it fills."""
+
+    @part("filters", "mirror-test")
+    @dataclass(frozen=True)
+    class Mirror:
+        share: float = 0.5
+
+        def __call__(self, gradient: torch.Tensor) -> torch.Tensor:
+            return gradient + self.share * gradient.flip(-1)
+
+    try:
+        assert get({"filters": [{"mirror-test": {"share": 1}}]}) == Attack(filters=(Mirror(1.0),))
+        with pytest.raises(ValueError, match="registered twice"):
+            part("filters", "mirror-test")(type("Other", (), {}))
+        with pytest.raises(ValueError, match="registered twice"):
+            part("loss", "ti")(TranslationInvariant)
+    finally:
+        del PARTS["filters"]["mirror-test"]
+
+
+def test_every_part_is_exported_and_rebuilds_an_attack_from_its_repr() -> None:
+    import harness.attacks as exported
+
+    names_of = {name: getattr(exported, name) for name in exported.__all__}
+    for kinds in PARTS.values():
+        assert {kind.__name__ for kind in kinds.values()} <= set(names_of)
+    for name in names():
+        assert eval(repr(get(name)), dict(names_of)) == get(name)

@@ -82,7 +82,7 @@ def test_draws_belong_to_the_image() -> None:
 def test_draws_are_pinned() -> None:
     """A change of the seeding changes every benchmark number; this value makes it deliberate."""
     drawn = Rng(0, [0, 1]).integers((3,), 0, 1000)
-    assert drawn.tolist() == [[479, 791, 757], [225, 162, 129]]
+    assert drawn.tolist() == [[157, 73, 491], [528, 470, 661]]
 
 
 def test_global_state_neither_matters_nor_moves() -> None:

@@ -19,7 +19,7 @@ from harness.attacks import (
     as_model,
     get,
 )
-from harness.substitute import Substitute
+from harness.substitutes import Substitute
 from tests.harness.attacks.nets import EPS, images, net, quantized
 from zoo.errors import UserError
 
@@ -33,24 +33,20 @@ class GlobalDraws(Rng):
     def __init__(self, count: int, spare_normal: bool = False) -> None:
         super().__init__(0, range(count))
         self._spare_normal = spare_normal
-        self._room = 0
 
     def fresh(self, stream: str = "") -> Rng:
         return self
 
     def uniform(self, shape: Sequence[int], low: float = 0.0, high: float = 1.0) -> Tensor:
-        if tuple(shape) == (2,):  # DI: where the image lies on its canvas
-            place = [(int(torch.randint(0, self._room, (1,))) + 0.5) / self._room for _ in range(2)]
-            return torch.tensor(place).expand(len(self), 2)
-        if tuple(shape) == ():  # DI: whether it applies
-            return torch.rand(1).expand(len(self))
+        if tuple(shape) == (4,):  # DI of SHRINK: the side, where it lies on its canvas, and whether it applies
+            low, canvas = 14, 16
+            side = int(torch.randint(low, canvas, (1,), dtype=torch.int32))
+            room = canvas - side
+            place = [(int(torch.randint(0, room, (1,))) + 0.5) / room for _ in range(2)]
+            draws = [(side - low + 0.5) / (canvas - low), *place, float(torch.rand(1))]
+            return torch.tensor(draws).expand(len(self), 4)
         like = torch.empty((len(self), *shape), dtype=torch.float64)
         return (torch.randn_like(like) if self._spare_normal else like).uniform_(low, high)
-
-    def integers(self, shape: Sequence[int], low: int, high: int) -> Tensor:
-        side = int(torch.randint(low, high, (1,), dtype=torch.int32))
-        self._room = high - side
-        return torch.full((len(self),), side)
 
 
 SHRINK = DiverseInput(low=0.9, high=1.0, prob=0.5, interpolation="bilinear")

@@ -15,7 +15,7 @@ from harness.attacks import Rng, features, get
 from harness.attacks.features import RandomPatch
 from harness.attacks.parts import Batch
 from harness.attacks.spectrum import dct2, idct2
-from harness.substitute import Substitute
+from harness.substitutes import Substitute
 from tests.harness.attacks.nets import EPS, images, net, pool, quantized
 
 T = 2
@@ -118,7 +118,7 @@ def test_rpa(model: nn.Module, name: str, sides: tuple[int, ...]) -> None:
     expected = []
     for n in range(3):
         draws = Rng(0, [n])
-        masked = [x[n] * literal_patch_mask(draws, sides[i // 2 % len(sides)], 0.7) for i in range(60)]
+        masked = [x[n] * literal_patch_mask(draws, side, 0.7) for side in RandomPatch(patches=sides).sides()]
         expected.append(feature_attack(model, x[n], aggregate(model, masked, int(y[n]), "logit")))
     check(attack(name, model), expected)
 
@@ -140,8 +140,9 @@ def test_rpa_shows_every_side_to_each_of_two_alternating_states(monkeypatch: pyt
     monkeypatch.setattr(features, "feature_gradient", gradient)
     x = torch.zeros(2, 3, 16, 16)
     RandomPatch().prepare(Batch(None, x, None, None, EPS, 1, Rng(0, [0, 1]), None, 2))  # type: ignore[arg-type]
+    assert [(seen[0] + seen[1]).count(side) for side in (1, 3, 5, 7)] == [15, 15, 15, 15]
     for state in seen.values():
-        assert [state.count(side) for side in (1, 3, 5, 7)] == [8, 8, 7, 7]
+        assert [state.count(side) for side in (1, 3, 5, 7)] in ([8, 7, 8, 7], [7, 8, 7, 8])
 
 
 @pytest.mark.parametrize(("side", "share"), [(1, 0.3), (3, 0.3), (5, 0.3), (7, 0.3)])
@@ -315,6 +316,56 @@ def test_sgm_decays_residual_branches(model: nn.Module) -> None:
     assert torch.allclose(plain, direct + through), "no hook stays"
 
 
+@pytest.mark.parametrize("lookahead", [0.0, 1.0])
+def test_variance_tuning_leaves_out_the_variance_that_no_step_uses(model: nn.Module, lookahead: float) -> None:
+    """VMI: g = grad(x_t) + v_t; v_{t+1} = mean grad(x_t + r) - grad(x_t); after the last step there is none to make."""
+    x, y = images()
+    expected = []
+    for n in range(3):
+        draws = Rng(0, [n])
+        adv, g, v = x[n], torch.zeros_like(x[n]), torch.zeros_like(x[n])
+        for t in range(T):
+            point = adv + lookahead * ALPHA * g
+            grad = cross_entropy_gradient(model, point, int(y[n]))
+            mean = (grad + v).abs().mean()
+            if t == 0:
+                v_next = torch.zeros_like(grad)
+                for _ in range(20):
+                    near = adv + draws.uniform((3, 16, 16), -1.5 * EPS, 1.5 * EPS)[0].double()
+                    v_next += cross_entropy_gradient(model, near, int(y[n])) / 20
+                v_next -= grad
+            g = g + (grad + v) / mean
+            adv = torch.minimum(torch.maximum(adv + ALPHA * torch.sign(g), x[n] - EPS), x[n] + EPS).clamp(0, 1)
+            v = v_next
+        expected.append(adv)
+    check(attack("vmi", model, lookahead=lookahead), expected)
+    assert get("vmi").cost(10) == (10 + 9 * 20, 10 + 9 * 20)
+
+
+def test_logit_targeted_adds_up_gradients_as_they_are(model: nn.Module) -> None:
+    """Zhao et al.: m = m + TI(grad of the target's logit), without an L1 norm; DI by nearest neighbour."""
+    from harness.attacks import DiverseInput
+
+    x, y = images()
+    target = (y + 1) % 5
+    assert get("logit-targeted").transforms == (DiverseInput(high=330 / 299, prob=0.7, interpolation="nearest"),)  # type: ignore[attr-defined]
+    points = torch.linspace(-3, 3, 5, dtype=torch.float64)
+    kernel = torch.exp(-points.square() / 2) / torch.exp(-points.square() / 2).sum()
+    smooth = (kernel[:, None] * kernel[None, :])[None, None].repeat(3, 1, 1, 1)
+    expected = []
+    for n in range(3):
+        adv, m = x[n], torch.zeros_like(x[n])
+        for _ in range(5):
+            z = adv.detach().requires_grad_()
+            grad = torch.autograd.grad(model(z[None])[0, target[n]], z)[0]
+            m = m + F.conv2d(grad[None], smooth, padding=2, groups=3)[0]
+            adv = torch.minimum(torch.maximum(adv + EPS / 8 * torch.sign(m), x[n] - EPS), x[n] + EPS).clamp(0, 1)
+        expected.append(adv)
+    crafter = Substitute(model, feature_layer="layer1")
+    made = get("logit-targeted").but(transforms=(), steps=5)  # type: ignore[attr-defined]
+    check(made(crafter, x, y, eps=EPS, steps=5, rng=Rng(0, range(3)), target=target), expected)
+
+
 @pytest.mark.parametrize("size", [(16, 16), (7, 12), (299, 5)])
 def test_dct_equals_scipy(size: tuple[int, int]) -> None:
     x = torch.rand(2, 3, *size, dtype=torch.float64)
@@ -325,7 +376,7 @@ def test_dct_equals_scipy(size: tuple[int, int]) -> None:
 
 def test_fia_gives_each_state_half_of_its_weights() -> None:
     """On an alternating substitute 15 masks run in each state, whatever the attack phase does then."""
-    from tests.harness.test_substitute import states_seen
+    from tests.harness.substitutes.test_substitute import states_seen
 
     crafter = Substitute(quantized(), ("w", "wa"), feature_layer="layer1")
     seen = states_seen(crafter)
@@ -337,7 +388,7 @@ def test_fia_gives_each_state_half_of_its_weights() -> None:
 
 def test_per_forward_schedules_see_the_released_order() -> None:
     """SSA's 20 copies alternate within an iteration; CIM's 5 scales are one pass; Admix goes on from iteration to iteration."""
-    from tests.harness.test_substitute import states_seen
+    from tests.harness.substitutes.test_substitute import states_seen
 
     x, y = images()
     crafter = Substitute(quantized(), ("wa", "w"), every="forward", feature_layer="layer1")

@@ -59,7 +59,9 @@ def test_di_equals_resize_pad_resize(interpolation: str, low: float, high: float
     mode = {"mode": interpolation} | ({"align_corners": False} if interpolation == "bilinear" else {})
     for fraction in (0.0, 0.4, 0.99):
         part = DiverseInput(low, high, 1.0, interpolation)  # type: ignore[arg-type]
-        made = part(x, 0, batch_of(x, Scripted(side, (fraction, 0.3), 0.0)))
+        low_side = round(16 * low)
+        size = (side - low_side + 0.5) / (canvas - low_side)
+        made = part(x, 0, batch_of(x, Scripted((size, fraction, 0.3, 0.0))))
         top, left = int(fraction * (canvas - side)), int(0.3 * (canvas - side))
         resized = F.interpolate(x, (side, side), **mode)
         padded = F.pad(resized, (left, canvas - side - left, top, canvas - side - top))

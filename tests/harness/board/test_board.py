@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from harness import stats
 from harness.board import Board, check, load, write_files
+from harness.board import statistics as stats
 from harness.board.export import COLUMNS
 from harness.board.gains import ALL
-from harness.results import Absent, AbsentRows, Predictions, Row, write_absent, write_clean, write_row
+from harness.records.rows import Absent, AbsentRows, Predictions, Row, write_absent, write_clean, write_row
 from tests.harness.synthetic import Pair, Suite, World, clean_of, row
 from zoo.errors import UserError
 
@@ -420,7 +420,7 @@ def test_board_does_not_depend_on_the_order_of_rows() -> None:
 
 
 def test_board_does_not_import_torch() -> None:
-    code = "import sys, harness.board, harness.stats, harness.results; sys.exit('torch' in sys.modules)"
+    code = "import sys, harness.board, harness.board.statistics, harness.records.rows; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

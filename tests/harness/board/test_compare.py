@@ -3,10 +3,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from harness import stats
 from harness.board import Board
+from harness.board import statistics as stats
 from harness.board.compare import MEAN, compare_boards, compare_lines, compare_reported, reported_table, versus_table
-from harness.results import Row
+from harness.records.rows import Row
 from tests.harness.synthetic import Reported, Suite, World, clean_of
 from zoo.errors import UserError
 

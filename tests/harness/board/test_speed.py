@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from harness.board import Board, load, write_files
-from harness.results import Outcome, Predictions, write_clean
+from harness.records.rows import Outcome, Predictions, write_clean
 from tests.harness.synthetic import Pair, Suite, World
 
 

@@ -9,9 +9,9 @@ from safetensors.torch import load, save_file
 from torch import Tensor
 
 from harness.sandbox import Sandbox
-from harness.suite import SubstituteSpec
-from zoo.build import create
-from zoo.entry import ModelEntry
+from harness.suites.suite import SubstituteSpec
+from zoo.loading.load import create
+from zoo.registry.entry import ModelEntry
 
 ENTRY = ModelEntry.model_validate_json(
     '{"name": "tiny", "family": "standard", "data": "digits", "arch": "zoo:resnet8-16px", "classes": 10, '

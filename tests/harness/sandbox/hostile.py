@@ -133,8 +133,8 @@ HOSTILE = {
     ),
     "patches the harness": Hostile(
         _body(
-            "import harness.craft, harness.sandbox.worker as w, harness.sandbox.frames as f\n"
-            "harness.craft.max_level = lambda *a: 0\nw.audited = None\nf.encode = lambda *a: b'{}'"
+            "import harness.runs.craft, harness.sandbox.worker as w, harness.sandbox.frames as f\n"
+            "harness.runs.craft.max_level = lambda *a: 0\nw.audited = None\nf.encode = lambda *a: b'{}'"
         ),
         "returned",
     ),

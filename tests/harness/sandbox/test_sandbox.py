@@ -15,11 +15,11 @@ import torch
 from harness.attacks import Images, Rng, get
 from harness.sandbox import Limits, Sandbox, SubmissionError, backends, seccomp
 from harness.sandbox.world import World, describe
-from harness.substitute import Substitute
+from harness.substitutes import Substitute
 from tests.harness.sandbox.boxes import ENTRY, HONEST, MIM, craft, furnish, images, weights
 from tests.harness.sandbox.hostile import HOSTILE, Hostile
-from zoo.build import load_entry
 from zoo.errors import UserError
+from zoo.loading.load import load_entry
 
 LIMITS = Limits(seconds=1, memory=256 * 2**20, file=2**20, scratch=8 * 2**20)
 BACKENDS = ("namespaces", "bubblewrap")

@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from zoo import registry
-from zoo.build import load_entry, weights_path
 from zoo.data import load
+from zoo.loading.load import load_entry, weights_path
 from zoo.registry import Registry
 
 TARGETS = ("digits-nin", "digits-resnet8", "digits-resnet8-2bit")
@@ -84,8 +84,8 @@ def target_inside() -> str:
     return f"""
 import base64, pathlib, torch
 from torch.nn.functional import cross_entropy
-from zoo.build import InputWrapper, create, load_weights
-from zoo.entry import ModelEntry
+from zoo.loading.load import InputWrapper, create, load_weights
+from zoo.registry.entry import ModelEntry
 
 def known(x, y, eps):
     entry = ModelEntry.model_validate_json({entry.model_dump_json()!r})

@@ -12,7 +12,7 @@ import pytest
 
 from harness.sandbox import Sandbox
 from harness.submit.add import add
-from harness.suite import Suite
+from harness.suites.suite import Suite
 from tests.harness.submit import stage
 from zoo.errors import UserError
 

@@ -17,8 +17,8 @@ from torch import Tensor
 from harness.sandbox import Limits
 from harness.submit.make import Walls
 from harness.submit.pack import pack
-from harness.suite import Suite
-from harness.suite import load as load_suite
+from harness.suites.suite import Suite
+from harness.suites.suite import load as load_suite
 
 SUITE = """
 name: tiny

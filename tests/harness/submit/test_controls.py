@@ -10,18 +10,18 @@ import numpy as np
 import pytest
 import torch
 
-from harness.results import read_rows
+from harness.records.rows import read_rows
 from harness.sandbox.changes import Change, apply
 from harness.submit import controls
 from harness.submit.add import add
 from harness.submit.controls import against, held_back, move, noisy
 from harness.submit.verify import verify
-from harness.suite import Hidden, load
+from harness.suites.suite import Hidden, load
 from tests.harness.submit import cheats, stage
 from tests.harness.submit.conftest import Scene
 from zoo import registry
-from zoo.build import load_entry
 from zoo.errors import UserError
+from zoo.loading.load import load_entry
 
 pytestmark = pytest.mark.usefixtures("one_sandbox")
 N = 20

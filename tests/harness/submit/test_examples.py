@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from harness.board import check as check_board
-from harness.results import read_rows
+from harness.records.rows import read_rows
 from tests.harness.submit import stage
 
 ROOT = Path(__file__).parents[3]

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from harness.board import check as check_board
-from harness.results import Outcome, Predictions, read_clean, read_row, read_rows, write_row
+from harness.records.rows import Outcome, Predictions, read_clean, read_row, read_rows, write_row
 from harness.submit import disputes
 from harness.submit.add import add, take_off
 from harness.submit.claim import open_claim
@@ -168,10 +168,10 @@ def test_images_without_code_verify_by_their_outcomes_only(scene: Scene) -> None
 
 
 def test_the_sample_is_random_but_repeatable(scene: Scene) -> None:
-    bench = open_claim(scene.honest, "cpu", (), scene.suite).bench
-    assert sample(bench, 1.0, 0) == [(0, 10), (10, 20)]
-    assert len(sample(bench, 0.01, 0)) == 1
-    assert {tuple(sample(bench, 0.1, seed)) for seed in range(20)} == {((0, 10),), ((10, 20),)}
+    workspace = open_claim(scene.honest, "cpu", (), scene.suite).workspace
+    assert sample(workspace, 1.0, 0) == [(0, 10), (10, 20)]
+    assert len(sample(workspace, 0.01, 0)) == 1
+    assert {tuple(sample(workspace, 0.1, seed)) for seed in range(20)} == {((0, 10),), ((10, 20),)}
 
 
 def test_withdrawing_leaves_a_record_and_a_sound_board(scene: Scene, tmp_path: Path) -> None:

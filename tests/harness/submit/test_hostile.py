@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 
-from harness.results import Row, read_rows, write_row
+from harness.records.rows import Row, read_rows, write_row
 from harness.sandbox import Limits
 from harness.submit.add import add
 from harness.submit.images import check_ids

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from harness import chain
-from harness.results import read_rows, write_row
+from harness.records import chain
+from harness.records.rows import read_rows, write_row
 from harness.submit.review import review
 from tests.harness.submit import stage
 from tests.harness.submit.conftest import Scene
@@ -44,7 +44,7 @@ def head(scene: Scene, base: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def tiny(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the tiny suite be one that ships with the package."""
-    from harness import suite
+    from harness.suites import suite
 
     monkeypatch.setattr(suite, "names", lambda: ["tiny"])
     monkeypatch.setattr(suite, "load", lambda name: scene.suite)

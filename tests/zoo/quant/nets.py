@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from zoo import quant
-from zoo.entry import QuantSpec
+from zoo.registry.entry import QuantSpec
 
 
 class TinyNet(nn.Module):

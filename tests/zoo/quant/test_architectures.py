@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from zoo._compat import ensure_torchvision
-from zoo.entry import QuantSpec
 from zoo.quant import calibrate, frozen, is_quantized, pack, quantize, reestimate_batchnorm, set_state, unpack
+from zoo.registry.entry import QuantSpec
 
 QUICK = ["resnet18", "mobilenetv2_100"]
 SLOW = [

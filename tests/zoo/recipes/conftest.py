@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from zoo import recipes
-from zoo.build import load_entry
 from zoo.data import Dataset
-from zoo.entry import Input, ModelEntry, QuantSpec, Recipe
+from zoo.loading.load import load_entry
+from zoo.registry.entry import Input, ModelEntry, QuantSpec, Recipe
 
 TWO_BITS = QuantSpec(method="apot", w_bits=2, a_bits=2)
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from tests.zoo.recipes.conftest import Builder, make_entry
-from zoo.entry import QuantSpec
 from zoo.quant import set_state, states
+from zoo.registry.entry import QuantSpec
 
 
 @pytest.mark.parametrize("method", ["xnor", "bnn"])

@@ -11,11 +11,11 @@ import torch
 
 from tests.zoo.recipes.conftest import TWO_BITS, Builder, make_entry
 from zoo import recipes
-from zoo.entry import QuantSpec
 from zoo.errors import UserError
 from zoo.evaluate import predictions
 from zoo.quant import read_metadata, states
 from zoo.recipes.seeds import stream
+from zoo.registry.entry import QuantSpec
 
 
 def test_building_twice_gives_the_same_bytes_and_leaves_torch_as_it_was(builder: Builder, tmp_path: Path) -> None:

@@ -9,11 +9,11 @@ import torch
 
 from tests.zoo.recipes.conftest import Builder, make_entry
 from tests.zoo.recipes.test_resume import Killed, interrupt
-from zoo.entry import ModelEntry
 from zoo.errors import UserError
+from zoo.loading.snapshots import Snapshots
 from zoo.quant import read_metadata
 from zoo.recipes.train import Fit
-from zoo.snapshots import Snapshots
+from zoo.registry.entry import ModelEntry
 
 
 def lgv(epochs: int = 2, per_epoch: int = 2) -> ModelEntry:

@@ -10,10 +10,10 @@ import torch
 from tests.zoo.recipes.conftest import Builder, make_entry
 from zoo import archs
 from zoo.archs.mixed import Empir, RandomPrecision
-from zoo.entry import ModelEntry
 from zoo.errors import UserError
 from zoo.quant import latent_weight, reestimate_batchnorm
 from zoo.quant.convert import layers
+from zoo.registry.entry import ModelEntry
 
 
 def mixed_entry(name: str, **args: Any) -> ModelEntry:

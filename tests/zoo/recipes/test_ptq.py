@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from tests.zoo.recipes.conftest import Builder, make_entry
-from zoo.entry import Alternation, ModelEntry, QuantSpec
 from zoo.errors import UserError
 from zoo.quant import set_state, states
 from zoo.recipes.checkpoint import Checkpoint
+from zoo.registry.entry import Alternation, ModelEntry, QuantSpec
 
 QDROP = QuantSpec(method="qdrop", w_bits=4, a_bits=4)
 QUICK = {"iterations": 20, "images": 32, "calibration_images": 32, "rounding_lr": 0.02, "step_lr": 0.0004, "threads": 1}

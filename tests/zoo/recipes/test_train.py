@@ -126,7 +126,7 @@ def test_learning_rates_follow_the_schedule() -> None:
 
 
 def test_thresholds_get_their_own_learning_rates() -> None:
-    from zoo.build import create
+    from zoo.loading.load import create
 
     options = {"weight_scale_lr": 0.02, "activation_scale_lr": 0.1}
     entry = make_entry("q", TWO_BITS, lr=0.04, options=options)

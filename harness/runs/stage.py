@@ -1,0 +1,37 @@
+"""What the stages of a run share: where they work, what does the work, whom they tell, and what was done so far."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from harness.records.pinned import PinnedSuite
+from harness.runs.executors import Executor
+from harness.runs.workspace import Context
+
+
+@dataclass
+class Report:
+    """What a run did."""
+
+    folder: Path
+    written: list[Path] = field(default_factory=list)
+    reused: list[Path] = field(default_factory=list)
+    blocked: dict[str, str] = field(default_factory=dict)
+    """Models and jobs that could not take part, with the reason."""
+
+
+Notify = Callable[[str, int, int], None]
+"""Called with what is being done, how much of it is done, and how much there is."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What every stage of a run is handed."""
+
+    context: Context
+    pinned: PinnedSuite
+    executor: Executor
+    notify: Notify
+    report: Report

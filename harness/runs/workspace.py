@@ -1,0 +1,269 @@
+"""What a worker process needs at hand: the images, the substitutes, the attacks and the targets of one suite."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, cached_property
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+
+from harness.records.pinned import Model as ModelFacts
+from harness.records.pinned import PinnedSuite
+from harness.substitutes.kernels import device_name
+from harness.suites.suite import SubstituteSpec, Suite
+from zoo import registry as registries
+from zoo.data import Dataset
+from zoo.data import load as load_data
+from zoo.errors import UserError
+from zoo.hub.store import cache_root
+from zoo.loading.load import identity, load_entry, weights_path, weights_sha256
+from zoo.loading.snapshots import Snapshots
+from zoo.registry import Registry
+from zoo.registry.entry import ModelEntry
+
+if TYPE_CHECKING:
+    from harness.attacks import AttackLike
+    from harness.substitutes import Crafter
+
+RESIDENT_BYTES = 2 * 10**9
+"""Targets kept loaded in one process; the least recently used go first."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """Everything that a worker is told: small, picklable, and enough to do any task of a run."""
+
+    suite: Suite
+    overlays: tuple[str, ...] = ()
+    device: str = "cpu"
+    limit: int | None = None
+    cache: str | None = None
+
+    @property
+    def cache_folder(self) -> Path:
+        """Where crafted images and predictions are kept between runs."""
+        return Path(self.cache) if self.cache else cache_root() / "harness"
+
+
+class Workspace:
+    """Loads what tasks ask for and keeps it; one in each process."""
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+        self.suite = context.suite
+        self._targets: OrderedDict[str, nn.Module] = OrderedDict()
+        self._substitutes: dict[tuple[str, ...], Crafter] = {}
+        self._identities: dict[str, str] = {}
+
+    @cached_property
+    def registry(self) -> Registry:
+        """The registry with the overlays of the run, as its files were at its start."""
+        return registries.load(self.context.overlays)
+
+    @cached_property
+    def full(self) -> Dataset:
+        """All images of the suite."""
+        spec = self.suite.data
+        return load_data(spec.name, spec.split).head(spec.limit)
+
+    @cached_property
+    def data(self) -> Dataset:
+        """The images of this run: the suite's, or the first `limit` of them."""
+        return self.full.head(self.context.limit)
+
+    @cached_property
+    def digest(self) -> str:
+        """Digest of the images of this run."""
+        return self.data.digest
+
+    @cached_property
+    def full_digest(self) -> str:
+        """Digest of all images of the suite, which mixing attacks draw from."""
+        return self.full.digest
+
+    def sha256(self, model: str) -> str:
+        """Return the sha256 of a model's weights on this machine."""
+        return weights_sha256(self.registry[model])
+
+    def identity(self, model: str) -> str:
+        """Return the digest of all that decides what a model answers on this machine, found once: it takes hashing a file."""
+        if model not in self._identities:
+            self._identities[model] = identity(self.registry[model])
+        return self._identities[model]
+
+    def target(self, name: str) -> nn.Module:
+        """Return a target, loaded and on the device of the run."""
+        key = self.identity(name)
+        if key in self._targets:
+            self._targets.move_to_end(key)
+            return self._targets[key]
+        model = load_entry(self.registry[name]).to(self.context.device)
+        self._targets[key] = model
+        while len(self._targets) > 1 and sum(map(_bytes, self._targets.values())) > RESIDENT_BYTES:
+            self._targets.popitem(last=False)
+        return model
+
+    def substitute(self, name: str) -> Crafter:
+        """Return a substitute with its schedule of states; one at a time stays loaded."""
+        spec = self.suite.substitute(name)
+        key = (name, *map(self.identity, spec.models))
+        if key not in self._substitutes:
+            self._substitutes.clear()
+            entries = [self.registry[model] for model in spec.models]
+            nets = [load_entry(entry).to(self.context.device) for entry in entries]
+            collections = {e.name: Snapshots(weights_path(e)) for e in entries if is_collection(e)}
+            self._substitutes[key] = assemble(spec, entries, nets, collections)
+        return self._substitutes[key]
+
+    def attack(self, name: str) -> AttackLike:
+        """Return an attack as the suite composes it."""
+        from harness.attacks import get
+
+        return get(self.suite.attack(name))
+
+    def job_key(self, substitute: str, attack: str, seed: int) -> str:
+        """Return the digest of what a job asks for: substitute, attack, data, budget and seed, whatever code answers it."""
+        spec = self.suite.substitute(substitute)
+        schedules = [self.registry[m].alternation for m in spec.models]
+        content: dict[str, Any] = {
+            "format": 3,
+            "attack": repr(self.attack(attack)),
+            "substitute": spec.model_dump(mode="json", exclude={"name", "models"}),
+            "models": [self.identity(m) for m in spec.models],
+            "alternation": [schedule.model_dump(mode="json") if schedule else None for schedule in schedules],
+            "feature_layer": [self.registry[m].feature_layer for m in spec.models],
+            "data": self.full_digest,
+            "budget": self.suite.budget.model_dump(mode="json"),
+            "steps": self.suite.steps,
+            "block": self.suite.block,
+            "seed": seed,
+        }
+        return _digest(content)
+
+    def craft_key(self, substitute: str, attack: str, seed: int) -> str:
+        """Return the content address of one job's images: the job, and the code and the kind of device that make them."""
+        return _digest([self.job_key(substitute, attack, seed), self.made_by])
+
+    def score_key(self, target: str) -> str:
+        """Return the content address of a target's answers to given bytes: the target, the transport, the code, the device."""
+        return _digest([self.identity(target), self.suite.transport, self.made_by])
+
+    @cached_property
+    def made_by(self) -> list[str]:
+        """What can move the last bits of a result beside what is asked for."""
+        packages = (metadata.version(package) for package in ("torch", "timm", "pillow"))
+        return [code_digest(), device_name(self.context.device), *packages]
+
+
+def _digest(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def assemble(
+    spec: SubstituteSpec,
+    entries: Sequence[ModelEntry],
+    nets: Sequence[nn.Module],
+    snapshots: Mapping[str, Sequence[dict[str, Tensor]]] | None = None,
+) -> Crafter:
+    """Build the substitute that a suite describes: a network with its schedule, an ensemble, or two networks in turn.
+
+    Args:
+        spec: what the suite says.
+        entries: its models.
+        nets: their networks, loaded.
+        snapshots: the weights that a model made by LGV walks through, by its name.
+
+    Raises:
+        UserError: LGV's snapshots are not at hand, or cannot have states.
+    """
+    from harness.substitutes import LGV, Substitute, ensemble, mixture
+
+    parts: list[Crafter] = []
+    for entry, net in zip(entries, nets, strict=True):
+        own = entry.alternation
+        every = spec.every or (own.every if own else "iteration")
+        layer = None if entry.feature_layer is None else f"net.{entry.feature_layer}"
+        if not is_collection(entry):
+            states = spec.states or (own.states if own else None)
+            parts.append(Substitute(net, states=states, every=every, feature_layer=layer))
+        elif spec.states is not None:
+            raise UserError(f"{spec.name}: states are of quantised networks; {entry.name} is a collection of plain weights")
+        elif entry.name not in (snapshots or {}):
+            raise UserError(f"{entry.name} is a collection of weights, which this run has not at hand; take another substitute")
+        else:
+            parts.append(LGV(net, (snapshots or {})[entry.name], layer, part=net.get_submodule("net")))
+    if spec.mixture is not None:
+        return mixture(parts[0], parts[1], spec.mixture)
+    return parts[0] if spec.ensemble is None else ensemble(parts, spec.ensemble)
+
+
+def is_collection(entry: ModelEntry) -> bool:
+    """Return whether an entry's file holds many weights of its network, which LGV collects."""
+    return entry.recipe is not None and entry.recipe.kind == "lgv"
+
+
+@cache
+def code_digest() -> str:
+    """sha256 over the sources that decide the bytes of an image or an answer, so that a change of code serves nothing old."""
+    runs, harness, zoo = Path(__file__).parent, Path(__file__).parent.parent, Path(registries.__file__).parent.parent
+    files = [runs / f"{name}.py" for name in ("craft", "score", "workspace")]
+    for folder in (harness / "substitutes", harness / "attacks", zoo / "loading", zoo / "quant", zoo / "archs"):
+        files += sorted(folder.rglob("*.py"))
+    sha = hashlib.sha256()
+    for file in files:
+        sha.update(file.read_bytes())
+    return sha.hexdigest()
+
+
+def _bytes(model: nn.Module) -> int:
+    return sum(t.numel() * t.element_size() for t in model.state_dict().values())
+
+
+_current: tuple[Context, Workspace] | None = None
+
+
+def forget() -> None:
+    """Let the next task of this process start from the registry and the weights as they are then."""
+    global _current
+    _current = None
+
+
+def workspace_of(context: Context) -> Workspace:
+    """Return this process's workspace for a context, made anew when the context changes."""
+    global _current
+    if _current is None or _current[0] != context:
+        _current = (context, Workspace(context))
+    return _current[1]
+
+
+def open_workspace(suite: Suite, limit: int | None, device: str, overlays: Sequence[str]) -> Workspace:
+    """Return the workspace of a suite over its first `limit` images; a limit beyond its images is none."""
+    workspace = workspace_of(Context(suite, tuple(overlays), device))
+    if limit is None or limit >= len(workspace.full):
+        return workspace
+    return workspace_of(Context(suite, tuple(overlays), device, limit))
+
+
+def describe(workspace: Workspace, absent: Mapping[str, str]) -> PinnedSuite:
+    """Describe a suite as it is about to run; the weights of absent models are null."""
+    suite, entries = workspace.suite, workspace.registry
+    models = {
+        name: ModelFacts(
+            arch=entries[name].arch,
+            w_bits=entries[name].w_bits,
+            a_bits=entries[name].a_bits,
+            sha256=None if name in absent else workspace.sha256(name),
+            identity=None if name in absent else workspace.identity(name),
+        )
+        for name in suite.model_names
+    }
+    data_sha = workspace.digest
+    digest = suite.digest({t: models[t].identity for t in suite.target_names}, data_sha)
+    return PinnedSuite(digest=digest, images=len(workspace.data), data_sha256=data_sha, models=models, suite=suite)

@@ -1,0 +1,80 @@
+"""Full precision and fixed kernels around all that is crafted and scored."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.backends import cudnn
+
+from harness.attacks import Attack
+from harness.runs.craft import craft
+from harness.runs.score import score
+from harness.runs.workspace import Context, workspace_of
+from harness.substitutes import kernels
+from harness.suites.selection import Job
+from tests.harness.tiny import make
+
+LOOSE = (True, False, True, "high", False)
+FIXED = (False, True, False, "highest")
+
+
+def flags() -> tuple[Any, ...]:
+    precision = torch.get_float32_matmul_precision()
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    return cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32, precision, deterministic
+
+
+@pytest.fixture
+def loose() -> Iterator[None]:
+    """Settings of a user who wants speed."""
+    with cudnn.flags(enabled=True, benchmark=True, deterministic=False, allow_tf32=True):
+        torch.set_float32_matmul_precision("high")
+        yield
+        torch.set_float32_matmul_precision("highest")
+
+
+def test_kernels_are_fixed_inside_and_the_users_outside(loose: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    with pytest.raises(ZeroDivisionError), kernels.fixed("cuda:0"):
+        assert flags() == (*FIXED, True) and torch.is_deterministic_algorithms_warn_only_enabled()
+        raise ZeroDivisionError
+    assert flags() == LOOSE
+    with kernels.fixed("cpu"):
+        assert flags() == (*FIXED, False)
+    assert flags() == LOOSE
+
+
+def test_crafting_and_predicting_run_under_them(
+    loose: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ZOO_CACHE", str(tmp_path / "cache"))
+    suite, registry = make(tmp_path)
+    context = Context(suite, (str(registry),), limit=5)
+    seen: list[tuple[Any, ...]] = []
+    inner = Attack.__call__
+
+    def attack(self: Attack, *given: Any, **named: Any) -> Any:
+        seen.append(flags())
+        return inner(self, *given, **named)
+
+    monkeypatch.setattr(Attack, "__call__", attack)
+    craft(context, Job("tiny-resnet", "mim", 0))
+    target = workspace_of(context).target("tiny-vgg")
+    hook = target.register_forward_pre_hook(lambda module, inputs: seen.append(flags()))
+    score(context, None, "tiny-vgg")
+    hook.remove()
+    assert seen == [(*FIXED, False)] * 2 and flags() == LOOSE
+
+
+def test_images_of_another_gpu_have_another_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"a GPU called {device}")
+    suite, registry = make(tmp_path)
+    keys = {
+        workspace_of(Context(suite, (str(registry),), device)).craft_key("tiny-resnet", "mim", 0)
+        for device in ("cpu", "cuda:0", "cuda:1")
+    }
+    assert len(keys) == 3

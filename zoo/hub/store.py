@@ -1,0 +1,133 @@
+"""Models that were built here: where they lie, and whether they still are what `zoo build` wrote; imports no torch.
+
+    built/NAME.safetensors   the weights
+    built/NAME.json          the log of the build, with the sha256 and size of the weights
+    built/NAME.stamp         the state of the weights when they were last hashed; while it is unchanged they need not be again
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from zoo.errors import UserError
+from zoo.hub import Verdict
+from zoo.hub.cache import ENVIRONMENT, read_json, sha256_of, state_of
+from zoo.hub.cache import default_folder as cache_root
+from zoo.hub.whole import write_whole
+
+__all__ = ["ENVIRONMENT", "Built", "all_built", "built_path", "cache_root", "check_built", "parts", "place_for", "recorded"]
+__all__ += ["ready", "verified", "verified_path"]
+
+
+def place_for(name: str) -> Path:
+    """Return the file that `zoo build` writes for a model."""
+    return cache_root() / "built" / f"{name}.safetensors"
+
+
+def ready(folder: Path, cure: str) -> None:
+    """Make a folder and see that files can be written to it.
+
+    Raises:
+        UserError: they cannot; the message ends with the cure.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(f"cannot write to the folder {folder} ({error.strerror}); {cure}") from error
+
+
+def built_path(name: str) -> Path | None:
+    """Return the file that `zoo build` made for a model, unchecked, or None."""
+    path = place_for(name)
+    return path if path.is_file() else None
+
+
+def verified_path(name: str) -> Path | None:
+    """Return the file that `zoo build` made for a model, with the bytes that it wrote, or None.
+
+    Raises:
+        UserError: the file was altered, or nothing says what its bytes should be.
+    """
+    path = built_path(name)
+    return None if path is None else verified(path)
+
+
+def recorded(path: Path) -> str | None:
+    """Return the sha256 that the log beside a file of weights gives it, or None."""
+    found = read_json(path.with_suffix(".json")).get("sha256")
+    return found if isinstance(found, str) else None
+
+
+def verified(path: Path) -> Path:
+    """Return a file of weights after holding its bytes against the log beside it, which is where a build records them.
+
+    Raises:
+        UserError: they differ, or the log records none.
+    """
+    stated = recorded(path)
+    if stated is None:
+        raise UserError(f"{path}: no {path.stem}.json beside it records its sha256; zoo build {path.stem} makes both anew")
+    stamp = path.with_suffix(".stamp")
+    known = {"sha256": stated, "state": state_of(path)}
+    if read_json(stamp) == known:
+        return path
+    if (digest := sha256_of(path)) != stated:
+        raise UserError(
+            f"{path}: has sha256 {digest} and was built with {stated}: it was altered; zoo build {path.stem} makes it anew"
+        )
+    with suppress(OSError):  # in a folder that others own, the file is hashed each time instead
+        write_whole(stamp, json.dumps(known).encode())
+    return path
+
+
+@dataclass(frozen=True)
+class Built:
+    """One model that was built here. `sha256` is what its log records, null when there is none."""
+
+    name: str
+    path: Path
+    size: int
+    sha256: str | None
+
+    def remove(self) -> int:
+        """Remove the file and what lies beside it, and return the bytes freed."""
+        self.path.unlink(missing_ok=True)
+        for suffix in (".json", ".stamp"):
+            self.path.with_suffix(suffix).unlink(missing_ok=True)
+        return self.size
+
+
+def all_built() -> list[Built]:
+    """Return the models that were built into the cache, unchecked, by name."""
+    paths = sorted((cache_root() / "built").glob("[!.]*.safetensors"))
+    return [Built(path.stem, path, path.stat().st_size, recorded(path)) for path in paths]
+
+
+def check_built(names: Iterable[str] | None = None) -> list[Verdict]:
+    """Hash the models of those names, or all, that were built into the cache, and compare them with their logs."""
+    chosen = None if names is None else set(names)
+    verdicts = []
+    for built in all_built():
+        if chosen is not None and built.name not in chosen:
+            continue
+        where, digest = str(built.path), sha256_of(built.path)
+        if built.sha256 is None:
+            verdicts.append(Verdict("unlisted", built.name, where, f"no log records its sha256; the file has {digest}"))
+        elif digest != built.sha256:
+            verdicts.append(Verdict("altered", built.name, where, f"sha256 {digest} instead of {built.sha256} as built"))
+        else:
+            verdicts.append(Verdict("ok", built.name, where, "built here"))
+    return verdicts
+
+
+def parts() -> dict[str, int]:
+    """Return the bytes in each folder of the cache, such as blobs, built, checkpoints, images and harness."""
+    folders = sorted(p for p in cache_root().glob("*") if p.is_dir())
+    return {folder.name: sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()) for folder in folders}

@@ -1,0 +1,103 @@
+"""`zoo build`: an entry's weights made by its recipe, after everything that they start from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from zoo.data import load as load_data
+from zoo.devices import check_device
+from zoo.errors import UserError
+from zoo.hub.store import ENVIRONMENT, cache_root, place_for, ready, verified
+from zoo.loading.load import load_entry, missing_message, weights_path
+from zoo.registry import Registry
+from zoo.registry.entry import ModelEntry
+
+if TYPE_CHECKING:
+    from zoo.recipes import BuildReport
+
+
+def find(entry: ModelEntry, out: Path | None = None) -> Path | None:
+    """Return a checked file with an entry's weights, or None: what the registry pins, what `out` holds, what the cache holds."""
+    pinned = entry.weights is not None and entry.weights.sha256 is not None
+    attempts: list[Callable[[], Path]] = [lambda: weights_path(entry)]
+    if out is not None and (local := out / f"{entry.name}.safetensors").is_file():
+        attempts.insert(1 if pinned else 0, lambda: verified(local))
+    for attempt in attempts:
+        with suppress(UserError):
+            return attempt()
+    return None
+
+
+def make(
+    entries: Iterable[ModelEntry],
+    registry: Registry,
+    *,
+    device: str = "cpu",
+    out: Path | None = None,
+    again: bool = False,
+    progress: bool = False,
+    announce: Callable[[ModelEntry, int, int], None] | None = None,
+) -> list[BuildReport]:
+    """Build entries and whatever they need that is not here, each into `out` or the cache; a stopped build resumes.
+
+    What an earlier build finished is kept, when the recipe, the images and the start are the same; with `again`, the entries
+    that were asked for are made anew.
+
+    Raises:
+        UserError: an entry has no recipe, its data or start cannot be had, or the device or a folder cannot be used.
+    """
+    from zoo import recipes
+
+    asked = list(entries)
+    for entry in asked:
+        if entry.recipe is None:
+            raise UserError(missing_message(entry))
+    check_device(device)
+    if out is not None:
+        ready(out, "name another one with --out")
+    ready(cache_root() / "built", f"set {ENVIRONMENT} to another one")
+    order = recipes.build_order(asked, registry, lambda entry: find(entry, out) is not None)
+    made: dict[str, Path] = {}
+
+    def resolve(name: str) -> nn.Module:
+        path = made.get(name) or find(registry[name], out)
+        local = path is not None and out is not None and path.parent == out
+        return load_entry(registry[name], path if name in made or local else None)
+
+    reports = []
+    for place, entry in enumerate(order, 1):
+        if announce is not None:
+            announce(entry, place, len(order))
+        path = (out / f"{entry.name}.safetensors") if out else place_for(entry.name)
+        report = recipes.build(
+            entry,
+            resolve=resolve,
+            data_train=load_data(entry.data, "train"),
+            data_test=load_data(entry.data, "test"),
+            out=path,
+            checkpoint=cache_root() / "checkpoints" / f"{entry.name}.pt",
+            progress=progress,
+            device=device,
+            keep=not (again and entry in asked),
+        )
+        made[entry.name] = path
+        reports.append(report)
+    return reports
+
+
+def against_registry(entry: ModelEntry, report: BuildReport) -> str:
+    """Say how a file that was just made compares with what the registry pins, which is what commands go on using."""
+    pinned = entry.weights.sha256 if entry.weights else None
+    if pinned is None:
+        return "the registry pins no file for it"
+    if pinned == report.sha256:
+        return "identical to the registry's file, to the byte"
+    return (
+        "another file than the registry's (other versions or another machine round differently), which keeps precedence: "
+        f"to use this one, give the entry weights: {{file: {report.path}, sha256: {report.sha256}}} in a registry of your own"
+    )
