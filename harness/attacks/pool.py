@@ -23,6 +23,9 @@ class Pool(Protocol):
     def draw(self, rng: Rng, y: Tensor) -> Tensor:
         """Return one image per label of y, (N, C, H, W) in [0, 1], each of another label, without gradient."""
 
+    def some(self, rng: Rng, count: int) -> tuple[Tensor, Tensor]:
+        """Return `count` images in [0, 1] and their labels, drawn with replacement by a generator of one row."""
+
 
 class Images:
     """The pool of all clean images of a suite: uint8 (M, C, H, W) and labels (M,)."""
@@ -67,3 +70,9 @@ class Images:
         rank = torch.minimum((rng.uniform(()).double() * count).long(), count - 1)
         chosen = order[torch.where(rank >= start, rank + own, rank)]
         return images[chosen.to(images.device)].to(y.device).float() / 255
+
+    def some(self, rng: Rng, count: int) -> tuple[Tensor, Tensor]:
+        """Return `count` images in [0, 1] and their labels, drawn with replacement by a generator of one row."""
+        chosen = (rng.uniform((count,))[0].double() * len(self.images)).long().clamp(max=len(self.images) - 1)
+        chosen = chosen.to(self.images.device)
+        return self.images[chosen].float() / 255, self.labels[chosen.to(self.labels.device)]
