@@ -58,4 +58,4 @@ def test_wheel_lists_and_runs_from_another_folder(installed: Path, tmp_path: Pat
     some = ["--substitute", "digits-vgg-2bit-qaa", "--attack", "mim", "--target", "digits-nin-2bit", "--limit", "10"]
     board = json.loads(run("harness", "run", "--suite", "digits-qnn", "--workers", "1", "--json", *some))
     assert [row["substitute"] for row in board["rows"]] == ["digits-vgg-2bit-qaa"]
-    assert (tmp_path / "leaderboards" / "digits-qnn" / "v1-limit10" / "board.md").is_file()
+    assert (tmp_path / "leaderboards" / "digits-qnn" / "v2-limit10" / "board.md").is_file()

@@ -21,7 +21,10 @@ __all__ = [
     "Absent",
     "AbsentRows",
     "Clean",
+    "Cleared",
+    "Controls",
     "Cost",
+    "Dispute",
     "Evidence",
     "Outcome",
     "Predictions",
@@ -102,8 +105,60 @@ class Provenance(Record):
     """Version of Python."""
     platform: str
     """Operating system and machine."""
+    hardware: str | None = None
+    """Name of the GPU with the versions of CUDA and cuDNN, or the CPU's instructions; null in rows that were made elsewhere."""
     created: Created
     """When, in UTC, as 2026-01-31T12:00:00Z; not part of the canonical row."""
+
+
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Controls(Record):
+    """Whether an attack needs its substitute and its images: success on a sample, as rates in [0, 1] over black-box targets."""
+
+    seed: int = Field(ge=0)
+    """Seed of the sample and of all that was changed for the controls."""
+    images: int = Field(ge=1)
+    """Images in the sample."""
+    success: Share
+    """As the row has it: the suite's substitute and images."""
+    noise: Share
+    """What noise alone does within the same budget, the best of several grains."""
+    decoys: tuple[Share, ...] = Field(min_length=1)
+    """On substitutes of the same architecture with other weights, which classify the sample as well."""
+    moved: Share
+    """On images moved by one level, with the substitute's weights nudged."""
+    hidden: Share | None
+    """On images that the suite holds back; null when they were not at hand."""
+
+
+class Cleared(Record):
+    """A maintainer's word that a verdict of `different` has an innocent cause."""
+
+    by: Annotated[str, StringConstraints(min_length=1, max_length=200)]
+    """Who says so."""
+    because: Annotated[str, StringConstraints(min_length=1, max_length=400)]
+    """Why."""
+    created: Created
+    """When."""
+
+
+class Dispute(Record):
+    """A verification that found other outcomes than the row's."""
+
+    seed: int = Field(ge=0)
+    """Seed of the sample."""
+    images: int = Field(ge=1)
+    """Images made again."""
+    differing: int = Field(ge=0)
+    """Predictions that differ, over all targets."""
+    predictions: int = Field(ge=0)
+    """Predictions compared."""
+    created: Created
+    """When."""
+    cleared: Cleared | None = None
+    """Who cleared it; null while it stands."""
 
 
 class Submitted(Record):
@@ -121,6 +176,10 @@ class Submitted(Record):
     """Digest of the bundle's pinned, which names the digest of each part."""
     isolation: str | None
     """The walls that the code ran behind; null when it was not run here."""
+    controls: Controls | None = None
+    """Whether the attack needs its substitute; null when it was not run here."""
+    disputes: tuple[Dispute, ...] = ()
+    """Verifications that found other outcomes. They stay; a maintainer may clear each by name."""
 
 
 class Row(Record):
@@ -202,6 +261,8 @@ class Row(Record):
         """
         content: dict[str, Any] = self.model_dump(mode="json", exclude={"outcomes": True, "size": True})
         del content["cost"]["seconds"], content["provenance"]["created"]
+        if self.provenance.hardware is None:  # rows from before it was recorded keep their digest
+            del content["provenance"]["hardware"]
         content["outcomes"] = {
             target: {"clean": _base64(outcome.clean.raw), "adv": _base64(outcome.adv.raw)}
             for target, outcome in self.outcomes.items()

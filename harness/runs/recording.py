@@ -14,6 +14,7 @@ from harness.runs.similarity import size
 from harness.runs.stage import Report
 from harness.runs.workspace import Workspace
 from harness.storage import shards
+from harness.substitutes.kernels import hardware
 from harness.suites.selection import Job
 
 
@@ -46,7 +47,7 @@ def row_maker(workspace: Workspace, job: Job, pinned: PinnedSuite) -> Callable[.
                 seconds=round(crafted.seconds, 3) if crafted else 0.0,
                 device=workspace.context.device,
             ),
-            provenance=provenance(),
+            provenance=provenance(hardware(workspace.context.device)),
         )
 
     return make

@@ -11,13 +11,14 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any
 
 from harness.sandbox import backends, frames, seccomp
 from harness.sandbox.backends import Choice
+from harness.sandbox.changes import Change
 from harness.sandbox.world import SCRATCH, describe
 from zoo.errors import UserError
 
@@ -154,8 +155,10 @@ class Sandbox:
 
         self._ask({"do": "data"}, save({"images": images.contiguous(), "labels": labels.contiguous()}))
 
-    def substitute(self, spec: SubstituteSpec, entries: Sequence[ModelEntry], files: Sequence[Path]) -> None:
-        """Hand over a substitute: what the suite and the registry say of it, and the bytes of its weights."""
+    def substitute(
+        self, spec: SubstituteSpec, entries: Sequence[ModelEntry], files: Sequence[Path], change: Change | None = None
+    ) -> None:
+        """Hand over a substitute: what the suite and the registry say of it, the bytes of its weights, and what to change."""
         bodies = [file.read_bytes() for file in files]
         head = {
             "do": "substitute",
@@ -163,6 +166,7 @@ class Sandbox:
             "entries": [entry.model_dump(mode="json") for entry in entries],
             "sizes": [len(body) for body in bodies],
             "suffixes": [file.suffix for file in files],
+            "change": None if change is None else asdict(change),
         }
         self._ask(head, b"".join(bodies))
 
@@ -260,5 +264,5 @@ class Sandbox:
 
 
 def printable(text: str) -> str:
-    """Return text without what could steer a terminal or hide in a table."""
-    return "".join(c if c.isprintable() and ord(c) < 0x2000 else " " for c in text)
+    """Return text as one line that cannot steer a terminal, turn text around, or put marks above other letters."""
+    return "".join(c if c.isprintable() and ord(c) < 0x300 else " " for c in text)

@@ -53,7 +53,7 @@ class Shop:
             self.images, self.labels = tensors["images"], tensors["labels"]
         elif head["do"] == "substitute":
             self.substitute = None
-            self.substitute = build(head, body)
+            self.substitute = build(head, body, self.images, self.labels)
         else:
             raise ValueError(f"unknown request {head['do']!r}")
 
@@ -159,9 +159,10 @@ def seed_everything(seed: int, index: int) -> None:
         sys.modules["numpy"].random.seed(value)
 
 
-def build(head: dict[str, Any], body: bytes) -> Crafter:
-    """Rebuild a substitute from what the suite and the registry say of it and the bytes of its weights."""
+def build(head: dict[str, Any], body: bytes, images: Tensor, labels: Tensor) -> Crafter:
+    """Rebuild a substitute from what the suite and the registry say of it and the bytes of its weights; change it if told to."""
     from harness.runs.workspace import assemble
+    from harness.sandbox.changes import Change, apply
     from harness.suites.suite import SubstituteSpec
     from zoo.loading.load import InputWrapper, create, load_weights
     from zoo.registry.entry import ModelEntry
@@ -179,6 +180,8 @@ def build(head: dict[str, Any], body: bytes) -> Crafter:
             file.unlink()
         entries.append(entry)
         nets.append(InputWrapper(net, entry.input, entry.label_offset).eval())
+        if head["change"] is not None:
+            apply(nets[-1], Change(**head["change"]), images, labels)
     return assemble(SubstituteSpec.model_validate_json(json.dumps(head["spec"])), entries, nets)
 
 

@@ -26,6 +26,15 @@ class DataSpec(Record):
     limit: int | None = Field(default=None, ge=1)
 
 
+class Hidden(Record):
+    """Images that a suite holds back, on which maintainers score a submission: nobody else knows which they are."""
+
+    images: int = Field(ge=20)
+    """How many, of those that the data set has beyond the suite's own (`data.limit`)."""
+    seed_sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+    """Digest of the seed that chooses them, a text that maintainers keep to themselves."""
+
+
 class Budget(Record):
     """The ball that adversarial images must stay in, in whole 1/255 steps of the bytes that a target sees."""
 
@@ -108,6 +117,14 @@ class Suite(Record):
     tolerance: float = Field(default=2.0, ge=0)
     """Points by which a model's clean accuracy may lie from its claim before its cells are blocked."""
     reported: tuple[Reported, ...] = ()
+    hidden: Hidden | None = None
+    """Images held back; they decide no figure of a row, only whether a submission may have one."""
+
+    @model_validator(mode="after")
+    def _hides_from_beyond_its_own(self) -> Suite:
+        if self.hidden is not None and self.data.limit is None:
+            raise ValueError("hidden: images are held back from those beyond `data.limit`; state a limit")
+        return self
 
     @model_validator(mode="after")
     def _consistent(self) -> Suite:
@@ -172,7 +189,7 @@ class Suite(Record):
 
     def canonical(self) -> dict[str, Any]:
         """Everything that can move a number, as plain data: neither which rows exist nor the words shown."""
-        shown = {"title", "description", "reported", "pairs", "attacks", "seeds", "substitutes", "whitebox"}
+        shown = {"title", "description", "reported", "pairs", "attacks", "seeds", "substitutes", "whitebox", "hidden"}
         return self.model_dump(mode="json", exclude=shown)
 
     def digest(self, targets: Mapping[str, str | None], data_digest: str) -> str:
