@@ -76,7 +76,8 @@ def serve_command(overlays: tuple[Path, ...], /, leaderboards: Path, host: str, 
         try:
             server = ThreadingHTTPServer((host, port), partial(SimpleHTTPRequestHandler, directory=str(folder)))
         except OSError as error:
-            raise UserError(f"cannot listen at {host}:{port}: {error.strerror}; give another --port, or 0 for a free one") from error
+            why = f"cannot listen at {host}:{port}: {error.strerror}"
+            raise UserError(f"{why}; give another --port, or 0 for a free one") from error
         with server:
             click.echo(f"http://{server.server_address[0]!s}:{server.server_address[1]}/ (Ctrl-C ends it)")
             try:

@@ -46,4 +46,5 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
     va, vb, cov = aa - ma * ma, bb - mb * mb, ab - ma * mb
     c1, c2 = 0.01**2, 0.03**2
     index = ((2 * ma * mb + c1) * (2 * cov + c2)) / ((ma * ma + mb * mb + c1) * (va + vb + c2))
-    return index.mean(dim=(1, 2, 3))
+    mean: Tensor = index.mean(dim=(1, 2, 3))
+    return mean

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from harness.board.plots.style import INK, Choice, Figure, canvas, title
+from harness.board.plots.style import INK, Choice, Figure, canvas, ink, title
 
 if TYPE_CHECKING:
     from harness.board import Board
@@ -28,7 +28,7 @@ def draw(board: Board, choice: Choice) -> Figure:
             value = values[row, column]
             star = "*" if line.whitebox[target] else ""
             words = "–" if np.isnan(value) else f"{value:.0f}{star}"
-            colour = INK if np.isnan(value) else "white" if value < 55 else "black"
+            colour = INK if np.isnan(value) else {"light": "white", "dark": "black"}[ink(value / 100)]
             axis.text(column + 0.5, row + 0.5, words, ha="center", va="center", fontsize=6.5, color=colour)
     names = [frame.targets[t] for t in order]
     axis.set_xticks(np.arange(len(order)) + 0.5, names, rotation=60, ha="left", fontsize=7, rotation_mode="anchor")

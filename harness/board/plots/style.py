@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cache
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from harness.storage.files import atomic_write
 from zoo.errors import UserError
@@ -113,6 +113,14 @@ def _shades() -> tuple[str, ...]:
 def shade(share: float) -> str:
     """Return the colour of a share in [0, 1], dark to light, as cividis has it: it reads alike without colour."""
     return _shades()[round(100 * min(1.0, max(0.0, share)))]
+
+
+def ink(share: float) -> Literal["light", "dark"]:
+    """Return which text is read better on `shade(share)`, by the contrast ratio of WCAG 2."""
+    channels = [int(shade(share)[k : k + 2], 16) / 255 for k in (1, 3, 5)]
+    linear = [c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+    luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+    return "dark" if (luminance + 0.05) / 0.05 > 1.05 / (luminance + 0.05) else "light"
 
 
 def look(place: int) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import groupby
 from typing import Any
 
-from harness.board.plots.style import shade
+from harness.board.plots.style import ink, shade
 from harness.board.site.view import View
 
 MOST = 60
@@ -34,4 +34,4 @@ def heat(view: View) -> dict[str, Any] | None:
 def _cell(value: float | None, whitebox: bool) -> dict[str, str]:
     if value is None or value != value:  # no clean image that the target gets right
         return {"words": "–", "colour": "", "ink": ""}
-    return {"words": f"{100 * value:.0f}{'*' if whitebox else ''}", "colour": shade(value), "ink": "light" if value < 0.5 else "dark"}
+    return {"words": f"{100 * value:.0f}{'*' if whitebox else ''}", "colour": shade(value), "ink": ink(value)}

@@ -15,11 +15,11 @@ from harness.board.plots.style import Choice, inline_svg, open_style
 from harness.board.site import row_view, viewer
 from harness.board.site.catalogue import attacks
 from harness.board.site.heat import heat
-from harness.board.site.view import COMMON, View
+from harness.board.site.view import COMMON, View, in_percent
 from harness.records import chain
 from harness.records.pinned import PinnedSuite
 from harness.records.rows import read_absent, read_clean, read_rows
-from harness.storage.files import atomic_write, cannot, read_bytes
+from harness.storage.files import cannot, read_bytes
 from zoo.errors import UserError
 from zoo.registry import registry as registries
 from zoo.registry.listing import details, unknown
@@ -188,8 +188,8 @@ def _board(writer: _Writer, view: View) -> None:
             f"{place}/rows/{view.page_of(line)}",
             view=view,
             line=line,
-            overall=row_view.in_percent(line.overall),
-            own=row_view.in_percent(line.own),
+            overall=in_percent(line.overall),
+            own=in_percent(line.own),
             described=attacks().get(line.attack),
             targets=row_view.targets(view, line),
             seeds=row_view.seeds(line),
@@ -203,7 +203,7 @@ def _board(writer: _Writer, view: View) -> None:
                 }
                 for row in rows
             ],
-            gains=[g for g in view.gains() if (g["substitute"], g["attack"], g["evidence"]) == _key(line)],
+            gains=view.gains_of.get(_key(line), []),
             reported=[f for f in view.reported if (f["substitute"], f["attack"]) == _key(line)[:2]],
         )
         for row in rows:
@@ -224,7 +224,7 @@ def _figures(view: View) -> list[dict[str, str]]:
             with open_style(view.pinned.digest + view.version + kind):
                 figure = PLOTS[kind](view.board, Choice(most=40))
                 label = f"{words}: {view.board.suite.name} {view.version}; the table holds the same figures"
-                made.append({"kind": kind, "title": words, "svg": Markup(inline_svg(figure, label))})  # noqa: S704
+                made.append({"kind": kind, "title": words, "svg": Markup(inline_svg(figure, label))})
         except UserError:
             continue
     return made

@@ -12,7 +12,7 @@ from harness.board.lines import Line
 from harness.board.site.view import View, in_percent
 from harness.board.site.viewer import CLEAN, FOLDER, Samples, strip_name
 from harness.board.statistics import proportion
-from harness.records.rows import Row
+from harness.records.rows import Controls, Dispute, Row
 
 
 def targets(view: View, line: Line) -> list[dict[str, Any]]:
@@ -56,6 +56,7 @@ def origin(view: View, row: Row, folder: Path) -> list[tuple[str, str]]:
         ("Passes per image", said or "not declared"),
         ("Crafting", seconds),
         ("Made", f"{p.created}, package {p.package}, torch {p.torch}, timm {p.timm}, Python {p.python}, {p.platform}"),
+        ("Hardware", p.hardware or "not recorded"),
         ("Commit", p.commit or "outside a repository"),
         ("sha256 of the images", row.images_sha256),
         ("sha256 of the substitute", row.substitute_sha256),
@@ -66,7 +67,23 @@ def origin(view: View, row: Row, folder: Path) -> list[tuple[str, str]]:
         s = row.submission
         facts += [("Authors", ", ".join(s.authors)), ("Paper", s.paper or "none"), ("Licence", s.license)]
         facts += [("Isolation", s.isolation or "the code was not run here"), ("sha256 of the bundle", s.bundle_sha256)]
+        facts += [("Disputed", _dispute(dispute)) for dispute in s.disputes]
+        facts += [("Controls", _controls(s.controls))] if s.controls is not None else []
     return [*facts, ("Notes", row.notes)] if row.notes else facts
+
+
+def _dispute(dispute: Dispute) -> str:
+    words = f"made again, {dispute.differing} of {dispute.predictions} predictions were others"
+    return words if dispute.cleared is None else f"{words}; cleared by {dispute.cleared.by}: {dispute.cleared.because}"
+
+
+def _controls(controls: Controls) -> str:
+    """Return in words whether a submitted attack needs its substitute."""
+    decoys = " and ".join(f"{100 * rate:.1f} %" for rate in controls.decoys)
+    return (
+        f"on {controls.images} images: {100 * controls.success:.1f} % as ranked, {100 * controls.noise:.1f} % by noise, "
+        f"{decoys} with decoy substitutes, {100 * controls.moved:.1f} % on images moved by one level"
+    )
 
 
 def command(row: Row, folder: Path) -> str:
@@ -85,7 +102,8 @@ def images(view: View, row: Row, samples: Samples | None, amplified: bool) -> di
     said = []
     for index in shown:
         answers = [
-            {"target": name, "clean": int(o.clean.array[index]), "adv": int(o.adv.array[index])} for name, o in row.outcomes.items()
+            {"target": name, "clean": int(outcome.clean.array[index]), "adv": int(outcome.adv.array[index])}
+            for name, outcome in row.outcomes.items()
         ]
         label = int(labels[index])
         right = [a for a in answers if a["clean"] == label]

@@ -101,7 +101,7 @@ class View:
     @cached_property
     def groups(self) -> dict[tuple[str, str], Groups]:
         """Per scope and tier, which lines do not differ."""
-        made = {}
+        made: dict[tuple[str, str], Groups] = {}
         for scope in self.scopes:
             if scope.key == COMMON or len(self.lines) <= GROUPED:
                 for tier in TIERS:
@@ -164,7 +164,7 @@ class View:
                     "ssim": None if line.size is None else round(line.size.ssim, 4),
                     "front": place in best,
                     "ranked": line.ranked and line.images == most,
-                    "gain": self._gain(line),
+                    "gain": self._overall_gains.get((line.substitute, line.attack, line.evidence)),
                     "scopes": {scope.key: self._rates(scope, line, inside) for scope in self.scopes},
                 }
             )
@@ -179,21 +179,32 @@ class View:
         whole = bool(line.usable[scope.members].all())
         return [in_percent(asr), in_percent(error), found.label(place) if found else "", whole]
 
-    def _gain(self, line: Line) -> dict[str, Any] | None:
-        for gain in self.board.gains:
-            same = (gain.substitute, gain.attack, gain.evidence) == (line.substitute, line.attack, line.evidence)
-            whole = gain.family == ALL or len(self.board.frame.members) == 1
-            if same and whole and gain.role == "baseline":
-                return {"value": round(100 * gain.gain.value, 2), "p": float(f"{gain.p_holm:.3g}"), "against": gain.against}
-        return None
+    @cached_property
+    def _overall_gains(self) -> dict[tuple[str, str, str], dict[str, Any]]:
+        """Per line, its gain over its first baseline, over all families."""
+        made: dict[tuple[str, str, str], dict[str, Any]] = {}
+        for g in self.board.gains:
+            if g.role == "baseline" and (g.family == ALL or len(self.board.frame.members) == 1):
+                said = {"value": round(100 * g.gain.value, 2), "p": float(f"{g.p_holm:.3g}"), "against": g.against}
+                made.setdefault((g.substitute, g.attack, g.evidence), said)
+        return made
 
     def _front(self) -> set[int]:
         there = [i for i, line in enumerate(self.lines) if line.gradients is not None and line.overall is not None]
         points = [(float(self.lines[i].gradients or 0), line.value) for i in there if (line := self.lines[i].overall)]
         return {there[i] for i in front(points)}
 
+    @cached_property
+    def gains_of(self) -> dict[tuple[str, str, str], list[dict[str, Any]]]:
+        """Per line, its gains."""
+        found: dict[tuple[str, str, str], list[dict[str, Any]]] = defaultdict(list)
+        for gain in self.gains:
+            found[gain["substitute"], gain["attack"], gain["evidence"]].append(gain)
+        return found
+
+    @cached_property
     def gains(self) -> list[dict[str, Any]]:
-        """Return every gain of the board, in percentage points."""
+        """Every gain of the board, in percentage points."""
         return [
             {
                 "substitute": g.substitute,

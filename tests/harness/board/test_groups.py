@@ -70,7 +70,7 @@ def test_many_lines_are_tested_as_few_are() -> None:
     random = np.random.default_rng(1)
     base = random.random((1, 400)) < 0.5
     flips = random.random((EXACT_LINES + 4, 400)) < np.linspace(0, 0.3, EXACT_LINES + 4)[:, None]
-    scores = (base ^ flips) * random.choice([0.5, 1.0], (1, 400))
+    scores = (base | flips) * random.choice([0.5, 1.0], (1, 400))
     first, second = np.triu_indices(len(scores), 1)
     exact = np.array([sign_flip(scores[i] - scores[j]) for i, j in zip(first, second, strict=True)])
     assert np.allclose(_quick(scores, first, second), exact, atol=1e-12)

@@ -60,6 +60,8 @@ function plain(table) {
   read();
 }
 
+const FIRST = 200; // rows drawn at once; the others are a click away
+
 /** The table of a board: everything that is chosen stands in the link. */
 function board(table) {
   const data = JSON.parse(document.getElementById("data").textContent);
@@ -67,33 +69,36 @@ function board(table) {
   const heads = [...table.tHead.rows[0].cells];
   const column = Object.fromEntries(heads.map((head, place) => [head.dataset.key, place]));
   const body = table.tBodies[0];
-  const rows = [...body.rows].map((row) => {
+  const more = document.getElementById("more");
+  // what is beyond the first rows waits outside the page, where it costs no layout
+  const rest = document.getElementById("rest")?.content.querySelectorAll("tr") ?? [];
+  const rows = [...body.rows, ...rest].map((row) => {
     const cells = row.cells;
     const facts = {};
     for (const key of ["attack", "substitute", "bits", "category", "evidence", "precision"]) facts[key] = cells[column[key]].dataset.v;
     facts.qaa = cells[column.precision].dataset.qaa || "-";
     const text = Object.values(facts).join(" ").toLowerCase() + " " + cells[column.substitute].textContent.toLowerCase();
-    return { row, cells, facts, text, rates: data.rows[row.dataset.i], gradients: number(cells[column.gradients].dataset.v) };
+    return { row, cells, facts, text, fits: true, rates: data.rows[row.dataset.i], gradients: number(cells[column.gradients].dataset.v) };
   });
   const fields = [...form.elements].filter((field) => field.name);
+  let view = [];
   let sort = { key: "asr", down: true };
   let scope = null;
   let marked = null;
+  let all = false;
 
   const rate = (cell, found, whole) => {
     cell.textContent = "";
     cell.dataset.v = found ? found[0] : "";
-    cell.style.setProperty("--v", (found ? found[0] : 0) + "%");
+    if (cell.style.length) cell.style.setProperty("--v", (found ? found[0] : 0) + "%");
     if (!found) { cell.append(make("span", "none", "no data")); return; }
-    const span = make("span", "rate");
-    span.append(make("b", "", found[0].toFixed(1)));
+    cell.append(make("b", "", found[0].toFixed(1)));
     if (!whole) {
       const sign = make("abbr", "", "†");
       sign.title = "some of these targets are missing or white-box for this row: the mean of the others";
-      span.append(sign);
+      cell.append(sign);
     }
-    span.append(" ", make("span", "ci", `${found[1].toFixed(1)}–${found[2].toFixed(1)}`));
-    cell.append(span);
+    cell.append(" ", make("span", "ci", `${found[1].toFixed(1)}–${found[2].toFixed(1)}`));
   };
 
   /** Show the rates and groups of another choice of targets. */
@@ -110,10 +115,9 @@ function board(table) {
           const button = make("button", "", group);
           button.type = "button";
           button.setAttribute("aria-pressed", "false");
-          button.setAttribute("aria-label", `Group ${group}: mark the rows that share it`);
           cell.append(button);
         }
-      } else cells[column.asr].style.setProperty("--v", (asr ? asr[0] : 0) + "%");
+      }
       row.dataset.whole = whole ? "1" : "0";
     }
     marked = null;
@@ -144,19 +148,19 @@ function board(table) {
     }
     const sought = (chosen.q ?? "").toLowerCase().split(/\s+/).filter(Boolean);
     const budget = number(chosen.budget ?? "");
-    let shown = [];
+    const shown = [];
     for (const each of rows) {
       const fits = Object.entries(each.facts).every(([key, fact]) => !chosen[key] || chosen[key] === fact);
       const cheap = budget === null || (each.gradients !== null && each.gradients <= budget);
-      each.row.hidden = !(fits && cheap && sought.every((word) => each.text.includes(word)));
-      if (!each.row.hidden) shown.push(each);
+      if (fits && cheap && sought.every((word) => each.text.includes(word))) shown.push(each);
     }
     rank(shown);
     const place = column[sort.key];
-    const sorted = [...rows].sort((a, b) => compare(value(a.cells[place]), value(b.cells[place]), sort.down));
-    const fragment = document.createDocumentFragment();
-    for (const { row } of sorted) fragment.append(row);
-    body.append(fragment);
+    view = [...shown].sort((a, b) => compare(value(a.cells[place]), value(b.cells[place]), sort.down));
+    const drawn = (all ? view : view.slice(0, FIRST)).map(({ row }) => row);
+    if (drawn.length !== body.rows.length || drawn.some((row, i) => row !== body.rows[i])) body.replaceChildren(...drawn);
+    more.hidden = drawn.length === view.length;
+    more.textContent = `Show all ${view.length} rows`;
     mark(heads, heads[place], sort.down);
     document.getElementById("count").textContent =
       (shown.length === rows.length ? `${rows.length} rows` : `${shown.length} of ${rows.length} rows`) + (shown.length ? "" : ": clear a filter to see more");
@@ -170,7 +174,7 @@ function board(table) {
 
   /** Rank the rows shown, tier by tier of evidence; equal rates share a rank, rows that lack a target have none. */
   function rank(shown) {
-    for (const { cells } of rows) cells[0].textContent = "";
+    const ranks = new Map();
     const tiers = {};
     for (const each of shown) {
       const whole = each.row.dataset.ranked === "1" && each.row.dataset.whole === "1";
@@ -181,20 +185,25 @@ function board(table) {
       tier.forEach((each, place) => {
         const before = tier[place - 1];
         const same = before && before.rates[scope][0][0] === each.rates[scope][0][0];
-        each.cells[0].textContent = same ? before.cells[0].textContent : String(place + 1);
+        ranks.set(each, same ? ranks.get(before) : String(place + 1));
       });
+    }
+    for (const each of rows) {
+      const found = ranks.get(each) ?? "";
+      if (each.cells[0].textContent !== found) each.cells[0].textContent = found;
     }
   }
 
   function read() {
     const link = new URLSearchParams(location.hash.slice(1));
     for (const field of fields) {
-      field.value = link.get(field.name) ?? usual(field);
+      const wanted = link.get(field.name) ?? usual(field);
+      field.value = field.type === "number" && number(wanted) === null ? "" : wanted;
       if (field.tagName === "SELECT" && field.selectedIndex < 0) field.value = usual(field);
     }
     const wanted = link.get("sort") ?? "-asr";
     const key = wanted.replace(/^-/, "");
-    sort = key in column && key !== "undefined" ? { key, down: wanted.startsWith("-") } : { key: "asr", down: true };
+    sort = Object.hasOwn(column, key) && key !== "undefined" ? { key, down: wanted.startsWith("-") } : { key: "asr", down: true };
     apply(false);
   }
 
@@ -202,7 +211,7 @@ function board(table) {
     const names = heads.slice(1).map((head) => head.dataset.key);
     const quote = (text) => (/[",\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : /^[=+@\t]/.test(text) ? `'${text}` : text);
     const lines = [["rank", ...names].join(",")];
-    for (const row of body.rows) if (!row.hidden) lines.push([...row.cells].map((cell) => quote(value(cell))).join(","));
+    for (const { cells } of view) lines.push([...cells].map((cell) => quote(value(cell))).join(","));
     const link = make("a");
     link.href = URL.createObjectURL(new Blob([lines.join("\n") + "\n"], { type: "text/csv" }));
     link.download = "view.csv";
@@ -227,6 +236,7 @@ function board(table) {
   body.addEventListener("click", (event) => {
     if (event.target.closest(".group button")) peers(rows.find(({ row }) => row === event.target.closest("tr")));
   });
+  more.addEventListener("click", () => { all = true; apply(false); });
   document.getElementById("csv").addEventListener("click", csv);
   document.getElementById("link").addEventListener("click", (event) => copy(event.currentTarget, location.href));
   addEventListener("hashchange", read);

@@ -15,8 +15,8 @@ import pytest
 
 from harness.board.site import build
 from harness.board.site.catalogue import attacks
-from harness.board.site.viewer import amplified, from_png, read, to_png
 from harness.board.site.viewer import FOLDER as STRIPS
+from harness.board.site.viewer import amplified, from_png, read, to_png
 from tests.harness.board.site.worlds import HOSTILE, fill, hostile, pinned, rows, strips, world
 from zoo.errors import UserError
 

@@ -70,7 +70,8 @@ def hostile(row: Row) -> Row:
     outcomes = {t: o for t, o in row.outcomes.items() if t not in failures}
     provenance = row.provenance.model_copy(update={"platform": HOSTILE})
     words = {"composition": HOSTILE, "notes": HOSTILE, "submission": submission, "provenance": provenance}
-    return row.model_copy(update={**words, "outcomes": outcomes, "failures": failures, "attack": "theirs", "evidence": "rescored"})
+    words |= {"outcomes": outcomes, "failures": failures, "attack": "theirs", "evidence": "rescored"}
+    return row.model_copy(update=words)
 
 
 def fill(folder: Path, suite: PinnedSuite, made: World, lines: Sequence[Row]) -> None:
@@ -78,8 +79,10 @@ def fill(folder: Path, suite: PinnedSuite, made: World, lines: Sequence[Row]) ->
     (folder / "rows").mkdir(parents=True)
     suite.write(folder)
     write_clean(folder, made.clean)
-    for row in lines:
+    for row in lines if len(lines) < 100 else ():
         write_row(folder, row)
+    for row in lines if len(lines) >= 100 else ():  # a chain of thousands grows with their square
+        (folder / "rows" / row.filename).write_text(row.model_dump_json())
 
 
 def strips(folder: Path, lines: Sequence[Row], count: int = 3) -> np.ndarray:
