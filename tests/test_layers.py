@@ -47,6 +47,8 @@ LIGHT = [
     *TORCHLESS,
     "harness.records.rows",
     "harness.board.statistics",
+    "harness.board.site",
+    "harness.board.plots",
     "harness.suites.suite",
     "zoo.hub.pulling",
     "zoo.registry.listing",

@@ -210,7 +210,8 @@ class Tables:
         headers = ["Gradients", "Seconds", "L2", "SSIM", f"# within {steps} gradients"]
         intro = (
             "Per image: backward passes of the substitute, seconds of crafting on the device of the row, the L2 norm of the "
-            f"perturbation in [0, 1] pixel units, structural similarity. The last column ranks lines of at most {steps} gradients."
+            "perturbation in [0, 1] pixel units, structural similarity. "
+            f"The last column ranks lines of at most {steps} gradients."
         )
         return Table("Cost and size", intro, self._names() + headers, rows, len(self._names()))
 
