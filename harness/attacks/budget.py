@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import cache
 from typing import Any
 
 from harness.attacks.attack import Attack
@@ -23,12 +24,15 @@ def confined(attack: AttackLike, steps: int, passes: int | None, patch: float | 
     if passes is None and patch is None:
         return attack
     if not isinstance(attack, Attack):
-        raise UserError("it brings its own loop, which cannot be scaled or confined; budget.passes and patch need parts")
+        raise UserError(
+            "it brings its own loop, which cannot be scaled or confined; budget.passes and patch need parts"
+        )
     if patch is not None:
         attack = attack.but(region=Square(share=patch))
     return attack if passes is None else at_cost(attack, steps, passes)
 
 
+@cache
 def at_cost(attack: Attack, steps: int, passes: int) -> Attack:
     """Return the attack as near to `passes` gradient passes per image as it comes from below.
 
