@@ -179,7 +179,9 @@ HOSTILE = {
         "Read-only file system|PermissionError|FileNotFound",
     ),
     "makes a device": Hostile(_body("os.mknod('/dev/x')\nraise ValueError('made')"), "Read-only|PermissionError|not permitted"),
-    "makes a pseudo terminal": Hostile(_body("os.openpty()\nraise ValueError('made')"), "FileNotFound|PermissionError|out of pty"),
+    "makes a pseudo terminal": Hostile(
+        _body("os.openpty()\nraise ValueError('made')"), "FileNotFound|PermissionError|out of pty"
+    ),
     "writes into hidden folders": Hostile(
         _body(
             "import sys\nwritten = []\n"
