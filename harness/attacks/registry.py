@@ -6,7 +6,7 @@ import re
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Protocol, runtime_checkable
+from typing import Protocol, get_args, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -99,7 +99,9 @@ def preset(
 
 def names() -> tuple[str, ...]:
     """Return the ids of all presets, family by family, then those that installed packages offer."""
-    return (*PRESETS, *(name for name in plugins.installed() if name not in PRESETS))
+    families = get_args(Category)
+    ours = sorted(PRESETS, key=lambda name: families.index(PRESETS[name].category))
+    return (*ours, *(name for name in plugins.installed() if name not in PRESETS))
 
 
 def canonical(name: str) -> str:
