@@ -14,7 +14,7 @@ SOURCES = sorted([*(ROOT / "zoo").rglob("*.py"), *(ROOT / "harness").rglob("*.py
 
 FLOORS = {
     "zoo": [
-        ["errors", "_compat"],
+        ["errors", "_allocator", "_compat"],
         ["intervals", "devices"],
         ["registry"],
         ["hub"],

@@ -95,6 +95,8 @@ class Provenance(Record):
     """Version of Python."""
     platform: str
     """Operating system and machine."""
+    hardware: str | None = None
+    """Name of the GPU with the versions of CUDA and cuDNN, or the CPU's instructions; null in rows that were made elsewhere."""
     created: Created
     """When, in UTC, as 2026-01-31T12:00:00Z; not part of the canonical row."""
 
@@ -246,6 +248,8 @@ class Row(Record):
         """
         content: dict[str, Any] = self.model_dump(mode="json", exclude={"outcomes": True})
         del content["cost"]["seconds"], content["provenance"]["created"]
+        if self.provenance.hardware is None:  # rows from before it was recorded keep their digest
+            del content["provenance"]["hardware"]
         content["outcomes"] = {
             target: {"clean": _base64(outcome.clean.raw), "adv": _base64(outcome.adv.raw)}
             for target, outcome in self.outcomes.items()

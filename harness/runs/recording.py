@@ -13,6 +13,7 @@ from harness.runs.craft import Crafted, max_level
 from harness.runs.stage import Report
 from harness.runs.workspace import Workspace
 from harness.storage import shards
+from harness.substitutes.kernels import hardware
 from harness.suites.selection import Job
 
 
@@ -44,7 +45,7 @@ def row_maker(workspace: Workspace, job: Job, pinned: PinnedSuite) -> Callable[.
                 seconds=round(crafted.seconds, 3) if crafted else 0.0,
                 device=workspace.context.device,
             ),
-            provenance=provenance(),
+            provenance=provenance(hardware(workspace.context.device)),
         )
 
     return make

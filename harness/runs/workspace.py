@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from harness.records.pinned import Model as ModelFacts
 from harness.records.pinned import PinnedSuite
-from harness.substitutes.kernels import device_name
+from harness.substitutes.kernels import hardware
 from harness.suites.suite import SubstituteSpec, Suite
 from zoo import registry as registries
 from zoo.data import Dataset
@@ -164,7 +164,7 @@ class Workspace:
     def made_by(self) -> list[str]:
         """What can move the last bits of a result beside what is asked for."""
         packages = (metadata.version(package) for package in ("torch", "timm", "pillow"))
-        return [code_digest(), device_name(self.context.device), *packages]
+        return [code_digest(), hardware(self.context.device), *packages]
 
 
 def _digest(content: Any) -> str:

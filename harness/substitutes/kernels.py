@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import nn
+from torch.backends import cudnn
 
 from zoo.quant import folded
 
@@ -22,7 +23,7 @@ def fixed(device: str) -> Iterator[None]:
     kind = torch.device(device).type
     matmul = torch.get_float32_matmul_precision()
     strict, warns = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+    with cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
         torch.set_float32_matmul_precision("highest")
         if kind == "cuda":
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when the first product is computed
@@ -46,7 +47,12 @@ def at_speed(network: nn.Module, keep: Collection[str] = ()) -> Iterator[torch.m
         yield torch.channels_last if on_cpu else torch.preserve_format
 
 
-def device_name(device: str) -> str:
-    """Return the kind of a device and, of a GPU, its model: another one rounds the last bits otherwise."""
-    kind = torch.device(device).type
-    return f"cuda {torch.cuda.get_device_name(device)}" if kind == "cuda" else kind
+def hardware(device: str) -> str:
+    """Return what decides the last bits of a device's arithmetic, besides torch itself.
+
+    Of a GPU its name and the versions of CUDA and cuDNN; of a CPU the instructions that torch's kernels use.
+    """
+    if torch.device(device).type != "cuda":
+        return f"{torch.device(device).type} {torch.backends.cpu.get_cpu_capability()}"
+    libraries = f"CUDA {torch.version.cuda}, cuDNN {cudnn.version()}"  # type: ignore[no-untyped-call]
+    return f"cuda {torch.cuda.get_device_name(device)}, {libraries}"
