@@ -159,8 +159,13 @@ class Workspace:
     def attack(self, name: str) -> AttackLike:
         """Return an attack as the suite composes it."""
         from harness.attacks import get
+        from harness.attacks.budget import confined
 
-        return get(self.suite.attack(name))
+        budget = self.suite.budget
+        try:
+            return confined(get(self.suite.attack(name)), self.suite.steps, budget.passes, budget.patch)
+        except UserError as error:
+            raise UserError(f"attack {name} of suite {self.suite.name}: {error}") from None
 
     def job_key(self, substitute: str, attack: str, seed: int) -> str:
         """Return the digest of what a job asks for: substitute, attack, data, budget and seed, whatever code answers it."""
