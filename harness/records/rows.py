@@ -107,6 +107,8 @@ class Provenance(Record):
     """Operating system and machine."""
     hardware: str | None = None
     """Name of the GPU with the versions of CUDA and cuDNN, or the CPU's instructions; null in rows that were made elsewhere."""
+    precision: str | None = None
+    """How it was computed where that was not exact: tf32, bf16, with -compiled; null is float32 with deterministic kernels."""
     created: Created
     """When, in UTC, as 2026-01-31T12:00:00Z; not part of the canonical row."""
 
@@ -140,6 +142,8 @@ class Cleared(Record):
     """Who says so."""
     because: Annotated[str, StringConstraints(min_length=1, max_length=400)]
     """Why."""
+    precision: str | None = None
+    """How it was computed where that was not exact: tf32, bf16, with -compiled; null is float32 with deterministic kernels."""
     created: Created
     """When."""
 
@@ -155,6 +159,8 @@ class Dispute(Record):
     """Predictions that differ, over all targets."""
     predictions: int = Field(ge=0)
     """Predictions compared."""
+    precision: str | None = None
+    """How it was computed where that was not exact: tf32, bf16, with -compiled; null is float32 with deterministic kernels."""
     created: Created
     """When."""
     cleared: Cleared | None = None
@@ -261,8 +267,9 @@ class Row(Record):
         """
         content: dict[str, Any] = self.model_dump(mode="json", exclude={"outcomes": True, "size": True})
         del content["cost"]["seconds"], content["provenance"]["created"]
-        if self.provenance.hardware is None:  # rows from before it was recorded keep their digest
-            del content["provenance"]["hardware"]
+        for later in ("hardware", "precision"):  # rows from before these were recorded keep their digest
+            if content["provenance"][later] is None:
+                del content["provenance"][later]
         content["outcomes"] = {
             target: {"clean": _base64(outcome.clean.raw), "adv": _base64(outcome.adv.raw)}
             for target, outcome in self.outcomes.items()

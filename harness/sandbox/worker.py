@@ -129,6 +129,8 @@ def lock(limits: dict[str, Any]) -> None:
         (resource.RLIMIT_CORE, 0),
         (resource.RLIMIT_NPROC, 0),
     ):
+        hard = resource.getrlimit(kind)[1]  # a lower one may have been inherited, and cannot be raised
+        value = value if hard == resource.RLIM_INFINITY else min(value, hard)
         resource.setrlimit(kind, (value, value))
     if limits["seccomp"]:
         seccomp.install()
@@ -137,7 +139,7 @@ def lock(limits: dict[str, Any]) -> None:
 def address_space() -> int:
     """Return the size of this process's address space in bytes, found by trying limits: there is no /proc to ask."""
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-    low, high = 0, 1 << 46
+    low, high = 0, 1 << 46 if hard == resource.RLIM_INFINITY else hard
     while high - low > 2**20:
         middle = (low + high) // 2
         try:

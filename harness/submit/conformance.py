@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -91,7 +92,7 @@ def _controls(workspace: Workspace, source: Source, job: Job, walls: Walls) -> I
         trial = plan(bar, job, whole.blocks, random.SystemRandom().randrange(2**31), None)
         orders = [Order(job, trial.sample, whole.scene), *trial.orders]
         try:
-            made, _ = craft_all(workspace, source, orders, walls, 1, bar.notify)
+            made, _ = craft_all(workspace, source, orders, walls, min(4, os.cpu_count() or 1), bar.notify)
         except UserError as error:
             yield Check(name, False, str(error))
             return
