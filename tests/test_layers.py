@@ -14,7 +14,7 @@ SOURCES = sorted([*(ROOT / "zoo").rglob("*.py"), *(ROOT / "harness").rglob("*.py
 
 FLOORS = {
     "zoo": [
-        ["errors", "_compat"],
+        ["errors", "_allocator", "_compat"],
         ["intervals", "devices"],
         ["registry"],
         ["hub"],
@@ -47,6 +47,8 @@ LIGHT = [
     *TORCHLESS,
     "harness.records.rows",
     "harness.board.statistics",
+    "harness.board.site",
+    "harness.board.plots",
     "harness.suites.suite",
     "zoo.hub.pulling",
     "zoo.registry.listing",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -51,7 +51,7 @@ class BlockShuffle:
         dx = (torch.arange(x.shape[3], device=x.device) - _start(column) - (width - 1) / 2)[:, None, :]
         y = dy * angle.cos() - dx * angle.sin() + ((height - 1) / 2)[:, :, None]
         z = dy * angle.sin() + dx * angle.cos() + ((width - 1) / 2)[:, None, :]
-        return _sample(x, y, z, (top, height), (left, width))
+        return sample(x, y, z, (top, height), (left, width))
 
 
 def _blocks_of(size: int, weights: Tensor, order: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -77,7 +77,7 @@ def _start(slot: Tensor) -> Tensor:
     return (slot[:, :, None] > slot[:, None, :]).sum(-1)
 
 
-def _sample(x: Tensor, y: Tensor, z: Tensor, rows: tuple[Tensor, Tensor], columns: tuple[Tensor, Tensor]) -> Tensor:
+def sample(x: Tensor, y: Tensor, z: Tensor, rows: tuple[Tensor, Tensor], columns: tuple[Tensor, Tensor]) -> Tensor:
     """Read x bilinearly at (top + y, left + z) within blocks, 0 outside them: a gather, deterministic on every device."""
     (top, height), (left, width) = rows, columns
     n, c, h, w = x.shape
@@ -117,31 +117,36 @@ class StructureInvariant:
 
     def __call__(self, x: Tensor, copy: int, batch: Batch) -> Tensor:
         """Return the transformed images."""
-        k = self.blocks
-        require(min(x.shape[2:]) >= k, f"sia with {k} x {k} blocks needs images of at least that many pixels", x.shape)
-        rows = self._bounds(batch.rng.uniform((x.shape[2] - 1,)), x.shape[2])
-        columns = self._bounds(batch.rng.uniform((x.shape[3] - 1,)), x.shape[3])
-        choices = batch.rng.integers((k, k), 0, len(_OPERATIONS)).tolist()
-        numbers = batch.rng.uniform((k, k)).tolist()
-        noise = batch.rng.uniform(x.shape[1:], -16 / 255, 16 / 255).to(x)
-        kept = (batch.rng.uniform((k, k, x.shape[1])) >= 0.1).to(x) / 0.9
-        images = []
-        for n in range(len(x)):
-            strips = []
-            for i in range(k):
-                strip = []
-                for j in range(k):
-                    block = (slice(n, n + 1), slice(None), slice(*rows[n][i : i + 2]), slice(*columns[n][j : j + 2]))
-                    draw = _Draw(numbers[n][i][j], noise[block], kept[n, i, j].reshape(1, -1, 1, 1))
-                    strip.append(_OPERATIONS[choices[n][i][j]](x[block], draw))
-                strips.append(torch.cat(strip, 3))
-            images.append(torch.cat(strips, 2))
-        return torch.cat(images)
+        return block_by_block(x, batch, self.blocks, _OPERATIONS)
 
-    def _bounds(self, scores: Tensor, size: int) -> list[list[int]]:
-        """Return for each image 0, k - 1 distinct inner boundaries in order, and the size."""
-        inner = (scores.argsort(dim=1, stable=True)[:, : self.blocks - 1] + 1).sort(1).values.tolist()
-        return [[0, *row, size] for row in inner]
+
+def block_by_block(x: Tensor, batch: Batch, k: int, operations: Sequence[Operation]) -> Tensor:
+    """Return x with each block of a random k x k grid gone through a random one of the operations."""
+    require(min(x.shape[2:]) >= k, f"{k} x {k} blocks need images of at least that many pixels", tuple(x.shape))
+    rows = _bounds(batch.rng.uniform((x.shape[2] - 1,)), x.shape[2], k)
+    columns = _bounds(batch.rng.uniform((x.shape[3] - 1,)), x.shape[3], k)
+    choices = batch.rng.integers((k, k), 0, len(operations)).tolist()
+    numbers = batch.rng.uniform((k, k)).tolist()
+    noise = batch.rng.uniform(x.shape[1:], -16 / 255, 16 / 255).to(x)
+    kept = (batch.rng.uniform((k, k, x.shape[1])) >= 0.1).to(x) / 0.9
+    images = []
+    for n in range(len(x)):
+        strips = []
+        for i in range(k):
+            strip = []
+            for j in range(k):
+                block = (slice(n, n + 1), slice(None), slice(*rows[n][i : i + 2]), slice(*columns[n][j : j + 2]))
+                draw = _Draw(numbers[n][i][j], noise[block], kept[n, i, j].reshape(1, -1, 1, 1))
+                strip.append(operations[choices[n][i][j]](x[block], draw))
+            strips.append(torch.cat(strip, 3))
+        images.append(torch.cat(strips, 2))
+    return torch.cat(images)
+
+
+def _bounds(scores: Tensor, size: int, k: int) -> list[list[int]]:
+    """Return for each image 0, k - 1 distinct inner boundaries in order, and the size."""
+    inner = (scores.argsort(dim=1, stable=True)[:, : k - 1] + 1).sort(1).values.tolist()
+    return [[0, *row, size] for row in inner]
 
 
 @dataclass(frozen=True)
@@ -151,6 +156,9 @@ class _Draw:
     number: float
     noise: Tensor
     kept: Tensor
+
+
+Operation = Callable[[Tensor, _Draw], Tensor]
 
 
 def _resize(x: Tensor, _draw: _Draw) -> Tensor:
@@ -166,7 +174,7 @@ def _low_pass(x: Tensor, _draw: _Draw) -> Tensor:
     return idct2(dct2(x) * mask)
 
 
-_OPERATIONS: tuple[Callable[[Tensor, _Draw], Tensor], ...] = (
+_OPERATIONS: tuple[Operation, ...] = (
     _resize,
     lambda x, draw: x.roll(int(draw.number * x.shape[2]), 2),
     lambda x, draw: x.roll(int(draw.number * x.shape[3]), 3),
@@ -178,3 +186,6 @@ _OPERATIONS: tuple[Callable[[Tensor, _Draw], Tensor], ...] = (
     _low_pass,
     lambda x, draw: x * draw.kept,
 )
+
+LOCAL = _OPERATIONS[1:8]
+"""Those that IDAA uses: shifts, flips, a half turn, scaling, noise."""

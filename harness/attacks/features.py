@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from harness.attacks.attack import Attack
 
 
-def _untargeted(batch: Batch, name: str) -> None:
+def untargeted(batch: Batch, name: str) -> None:
+    """Refuse a target for an attack that has none."""
     if batch.target is not None:
         raise UserError(f"{name} is published as an untargeted attack only; leave the target out, or use another loss")
 
@@ -37,7 +38,7 @@ def feature_gradient(batch: Batch, inputs: Iterable[Tensor], of: Literal["logit"
             with torch.enable_grad():
                 logits, features = batch.model.features(z[rows])
                 score = logits if of == "logit" else logits.softmax(1)
-                parts.append(_joined(torch.autograd.grad(score.gather(1, batch.y[rows, None]).sum(), features)))
+                parts.append(joined(torch.autograd.grad(score.gather(1, batch.y[rows, None]).sum(), features)))
         gradient = torch.cat(parts)
         if total is not None and total.shape != gradient.shape:
             raise UserError(
@@ -53,24 +54,24 @@ def features_of(batch: Batch, z: Tensor) -> Tensor:
     """Return the features of z (N, D) without a graph."""
     batch.model.begin_forward()
     with torch.no_grad():
-        return torch.cat([_joined(batch.model.features(z[rows])[1]) for rows in batch.chunks()])
+        return torch.cat([joined(batch.model.features(z[rows])[1]) for rows in batch.chunks()])
 
 
-def _joined(features: tuple[Tensor, ...]) -> Tensor:
+def joined(features: tuple[Tensor, ...]) -> Tensor:
     """Flatten and join the features of all networks in use, (N, D)."""
     return torch.cat([feature.flatten(1) for feature in features], dim=1)
 
 
-def _unit(weights: Tensor) -> Tensor:
+def unit(weights: Tensor) -> Tensor:
     """Divide each image's weights by their L2 norm."""
     return weights / weights.square().sum(1, keepdim=True).sqrt().clamp_min(torch.finfo(weights.dtype).tiny)
 
 
-def _projection(direction: Tensor) -> Objective:
+def projection(direction: Tensor) -> Objective:
     """Return the loss sum(direction * f(z)) per image."""
 
     def objective(model: Model, z: Tensor, rows: Tensor) -> Tensor:
-        return (direction[rows] * _joined(model.features(z)[1])).sum(1)
+        return (direction[rows] * joined(model.features(z)[1])).sum(1)
 
     return objective
 
@@ -94,9 +95,9 @@ class FeatureImportance:
 
     def prepare(self, batch: Batch) -> Objective:
         """Aggregate the gradients and return the loss."""
-        _untargeted(batch, "fia")
+        untargeted(batch, "fia")
         masked = (batch.x * batch.rng.bernoulli(batch.x.shape[1:], self.keep).to(batch.x) for _ in range(self.masks))
-        return _projection(-_unit(feature_gradient(batch, masked, "logit")))
+        return projection(-unit(feature_gradient(batch, masked, "logit")))
 
     def cost(self, steps: int) -> Cost:
         """Return one pass per mask."""
@@ -132,9 +133,9 @@ class RandomPatch:
 
     def prepare(self, batch: Batch) -> Objective:
         """Aggregate the gradients and return the loss."""
-        _untargeted(batch, "rpa")
+        untargeted(batch, "rpa")
         masked = (batch.x * self.mask(batch, side) for side in self.sides())
-        return _projection(-_unit(feature_gradient(batch, masked, "logit")))
+        return projection(-unit(feature_gradient(batch, masked, "logit")))
 
     def sides(self) -> list[int]:
         """Return the patch side of each mask."""
@@ -188,15 +189,15 @@ class NeuronAttribution:
 
     def prepare(self, batch: Batch) -> Objective:
         """Integrate the gradients and return the loss."""
-        _untargeted(batch, "naa")
-        weights = _unit(feature_gradient(batch, self._path(batch), "probability"))
+        untargeted(batch, "naa")
+        weights = unit(feature_gradient(batch, self._path(batch), "probability"))
         if self.gamma == 1:
-            return _projection(-weights)
+            return projection(-weights)
         batch.model.begin_iteration(0)
         black = features_of(batch, torch.zeros_like(batch.x))
 
         def objective(model: Model, z: Tensor, rows: Tensor) -> Tensor:
-            attribution = (_joined(model.features(z)[1]) - black[rows]) * weights[rows]
+            attribution = (joined(model.features(z)[1]) - black[rows]) * weights[rows]
             positive, negative = attribution.clamp(min=0), attribution.clamp(max=0)
             return -(positive + self.gamma * negative).sum(1)
 
@@ -228,7 +229,7 @@ class IntermediateLevel:
 
     def prepare(self, batch: Batch) -> Objective:
         """Run the guide and return the loss."""
-        _untargeted(batch, "ila")
+        untargeted(batch, "ila")
         guided = self._guide()(
             batch.model,
             batch.x,
@@ -241,7 +242,7 @@ class IntermediateLevel:
         )
         batch.model.begin_batch()
         batch.model.begin_iteration(0)
-        return _projection(features_of(batch, guided) - features_of(batch, batch.x))
+        return projection(features_of(batch, guided) - features_of(batch, batch.x))
 
     def cost(self, steps: int) -> Cost:
         """Return the guide's passes and those of the two references."""

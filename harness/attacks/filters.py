@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -31,11 +32,7 @@ class TranslationInvariant:
 
     def kernel(self, like: Tensor) -> Tensor:
         """Return the kernel of one axis, (size,); the kernel of the plane is its outer product with itself."""
-        points = torch.linspace(-self.sigmas, self.sigmas, self.size, dtype=torch.float64)
-        if self.size == 1:
-            points = torch.zeros(1, dtype=torch.float64)
-        density = torch.exp(-points.square() / 2)
-        return (density / density.sum()).to(like)
+        return _gaussian(self.size, self.sigmas, like.device, like.dtype)
 
     def __call__(self, gradient: Tensor) -> Tensor:
         """Return the smoothed gradient (N, C, H, W)."""
@@ -44,3 +41,13 @@ class TranslationInvariant:
         # two passes of one axis each cost 2 * size instead of size^2 products per pixel
         planes = F.conv2d(gradient.reshape(n * c, 1, h, w), kernel.reshape(1, 1, -1, 1), padding=(pad, 0))
         return F.conv2d(planes, kernel.reshape(1, 1, 1, -1), padding=(0, pad)).reshape(n, c, h, w)
+
+
+@lru_cache(maxsize=64)
+def _gaussian(size: int, sigmas: float, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Return the normal density at points evenly spaced in [-sigmas, sigmas], normalised to sum 1."""
+    points = torch.linspace(-sigmas, sigmas, size, dtype=torch.float64)
+    if size == 1:
+        points = torch.zeros(1, dtype=torch.float64)
+    density = torch.exp(-points.square() / 2)
+    return (density / density.sum()).to(device=device, dtype=dtype)

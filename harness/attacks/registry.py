@@ -6,7 +6,7 @@ import re
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Protocol, runtime_checkable
+from typing import Protocol, get_args, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -99,7 +99,9 @@ def preset(
 
 def names() -> tuple[str, ...]:
     """Return the ids of all presets, family by family, then those that installed packages offer."""
-    return (*PRESETS, *(name for name in plugins.installed() if name not in PRESETS))
+    families = get_args(Category)
+    ours = sorted(PRESETS, key=lambda name: families.index(PRESETS[name].category))
+    return (*ours, *(name for name in plugins.installed() if name not in PRESETS))
 
 
 def canonical(name: str) -> str:
@@ -136,9 +138,9 @@ def info(name: str) -> Preset:
 def get(spec: str | Mapping[str, object]) -> AttackLike:
     """Return the attack that `spec` describes.
 
-    A string is the id of a preset or of an installed package's attack, `path/to/attack.py:MyAttack`, or
-    `torchattacks:NAME`. A mapping composes parts (`harness.attacks.compose`), or gives options to an attack from
-    elsewhere: `{use: "torchattacks:VMIFGSM", options: {N: 5}}`.
+    A string is the id of a preset or of an installed package's attack, `path/to/attack.py:MyAttack`, `torchattacks:NAME`, or
+    `transferattack:NAME`. A mapping composes parts (`harness.attacks.compose`), or gives options to an attack from elsewhere:
+    `{use: "torchattacks:VMIFGSM", options: {N: 5}}`.
 
     Raises:
         UserError: there is no such attack, or the mapping does not describe one.
@@ -171,6 +173,8 @@ def _resolve(spec: object) -> object:
 def _named(name: str, options: Mapping[str, object]) -> AttackLike:
     if name.startswith("torchattacks:"):
         return plugins.from_torchattacks(name, options)
+    if name.startswith("transferattack:"):
+        return plugins.from_library(name, options)
     if ".py:" in name:
         return plugins.from_file(name, options)
     if name not in PRESETS and name not in ALIASES and name in plugins.installed():

@@ -80,6 +80,10 @@ class Rng:
         """Return a generator for each image by itself, set at its beginning."""
         return [Rng(self.seed, [index], self.device, self.stream) for index in self.indices]
 
+    def shared(self, stream: str, rows: int = 1) -> Rng:
+        """Return a generator of so many rows that is the same for all images: what is drawn belongs to the seed alone."""
+        return Rng(self.seed, range(-rows, 0), self.device, stream)
+
     def fresh(self, stream: str = "") -> Rng:
         """Return a generator set at its beginning; another `stream` gives independent draws."""
         return Rng(self.seed, self.indices, self.device, self.stream + stream)

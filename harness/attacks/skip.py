@@ -16,6 +16,17 @@ _SHORTCUTS = ("downsample", "shortcut", "drop_path")
 _ENTRIES = ("conv1", "conv_pw", "conv_dw")
 
 
+def residual_blocks(network: nn.Module) -> list[tuple[nn.Module, nn.Module]]:
+    """Return each residual block with the first module of its branch, as timm, torchvision and this zoo build them."""
+    found = []
+    for block in network.modules():
+        parts = dict(block.named_children())
+        entry = next((parts[name] for name in _ENTRIES if name in parts), None)
+        if entry is not None and getattr(block, "has_skip", any(hasattr(block, name) for name in _SHORTCUTS)):
+            found.append((block, entry))
+    return found
+
+
 @part("refine", "sgm")
 @dataclass(frozen=True)
 class SkipGradient(Refinement):
@@ -70,12 +81,7 @@ class SkipGradient(Refinement):
                     f"sgm: the substitute has no module {unknown[0]!r}; branches are names of its named_modules()"
                 )
             return [modules[name] for name in self.branches]
-        entries = []
-        for block in modules.values():
-            parts = dict(block.named_children())
-            entry = next((parts[name] for name in _ENTRIES if name in parts), None)
-            if entry is not None and getattr(block, "has_skip", any(hasattr(block, name) for name in _SHORTCUTS)):
-                entries.append(entry)
+        entries = [entry for _, entry in residual_blocks(network)]
         if not entries:
             raise UserError(
                 "sgm needs skip connections and this substitute has no residual block that it recognises; "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -14,10 +15,15 @@ from harness.attacks.parts import Batch, part, require
 
 def dct_matrix(size: int, like: Tensor) -> Tensor:
     """Return the orthonormal DCT-II matrix D (size, size): D @ v is the transform of v, D.T @ c its inverse."""
-    k = torch.arange(size, dtype=torch.float64, device=like.device)
+    return _dct_matrix(size, like.device, like.dtype)
+
+
+@lru_cache(maxsize=64)
+def _dct_matrix(size: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    k = torch.arange(size, dtype=torch.float64)  # on the CPU: cosines differ between devices
     matrix = torch.cos(math.pi / size * (k[None, :] + 0.5) * k[:, None]) * math.sqrt(2 / size)
     matrix[0] /= math.sqrt(2)
-    return matrix.to(like.dtype)
+    return matrix.to(device=device, dtype=dtype)
 
 
 def dct2(x: Tensor) -> Tensor:

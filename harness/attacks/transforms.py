@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 import torch
@@ -50,8 +51,13 @@ class DiverseInput:
         canvas = max(int(side * self.high + 0.5), low + 1)
         size, top, left, chance = batch.rng.uniform((4,)).unbind(1)
         sides = low + (size.double() * (canvas - low)).long()
-        rows = self._matrix(x.shape[2], side, canvas, sides, top, x)
-        columns = self._matrix(x.shape[3], side, canvas, sides, left, x)
+        height, width = x.shape[2:]
+        if height == width:  # both axes in one go: their matrices are many operations on little data
+            both = self._matrix(side, side, canvas, sides.repeat(2), torch.cat([top, left]), x)
+            rows, columns = both.chunk(2)
+        else:
+            rows = self._matrix(height, side, canvas, sides, top, x)
+            columns = self._matrix(width, side, canvas, sides, left, x)
         # resizing is linear along each axis, so it is two small products, exact in both directions on every device
         moved = rows[:, None] @ x @ columns[:, None].transpose(-1, -2)
         return torch.where((chance < self.prob)[:, None, None, None], moved, x)
@@ -63,23 +69,27 @@ class DiverseInput:
         offset = (place.double() * (canvas - sides)).long()
         cell = torch.arange(canvas, device=like.device)[None, :] - offset[:, None]
         inside = (cell >= 0) & (cell < sides[:, None])
-        grow = self._taps(cell, size, sides[:, None], like) * inside[..., None]
-        if canvas == size:
-            return grow
-        back = self._taps(
-            torch.arange(size, device=like.device)[None, :], canvas, torch.tensor([[size]]).to(sides), like
-        )
-        return back @ grow
+        nearest = self.interpolation == "nearest"
+        grow = _taps(cell, size, sides[:, None], like, nearest) * inside[..., None]
+        return grow if canvas == size else _resizing(canvas, size, nearest, like.device, like.dtype) @ grow
 
-    def _taps(self, cell: Tensor, source: int, target: Tensor, like: Tensor) -> Tensor:
-        """Return the weights (N, cells, source) of resizing `source` points to `target` points, at the given cells."""
-        if self.interpolation == "nearest":
-            position = torch.div(cell * source, target, rounding_mode="floor").to(like)
-        else:
-            position = ((cell.double() + 0.5) * source / target - 0.5).clamp(0, source - 1).to(like)
-        points = torch.arange(source, device=like.device, dtype=like.dtype)
-        taps: Tensor = (1 - (position[..., None] - points).abs()).clamp(min=0)
-        return taps
+
+def _taps(cell: Tensor, source: int, target: Tensor | int, like: Tensor, nearest: bool) -> Tensor:
+    """Return the weights (N, cells, source) of resizing `source` points to `target` points, at the given cells."""
+    if nearest:
+        position = torch.div(cell * source, target, rounding_mode="floor").to(like)
+    else:
+        position = ((cell.double() + 0.5) * source / target - 0.5).clamp(0, source - 1).to(like)
+    points = torch.arange(source, device=like.device, dtype=like.dtype)
+    taps: Tensor = (1 - (position[..., None] - points).abs()).clamp(min=0)
+    return taps
+
+
+@lru_cache(maxsize=64)
+def _resizing(source: int, target: int, nearest: bool, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Return the matrix (target, source) that resizes an axis."""
+    like = torch.empty(0, dtype=dtype)
+    return _taps(torch.arange(target)[None, :], source, target, like, nearest)[0].to(device)
 
 
 @part("transforms", "si")

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from harness.board.frame import Frame
 from harness.board.lines import Line
-from harness.records.rows import Evidence, Row
+from harness.records.rows import Cost, Evidence, Row, Size
 from zoo.errors import UserError
 
 NOT_SCORED = "not scored"
@@ -79,6 +79,8 @@ class _Seed:
     images: int
     wrong: NDArray[np.uint8]
     missing: dict[str, str]
+    cost: Cost
+    size: Size | None
 
 
 def _seed(row: Row, frame: Frame, gathered: Gathered) -> _Seed:
@@ -100,7 +102,31 @@ def _seed(row: Row, frame: Frame, gathered: Gathered) -> _Seed:
                     f"{row.filename}: on {differ} clean images {target} predicts otherwise than in clean.json, whose "
                     "predictions count"
                 )
-    return _Seed(row.seed, row.composition, images, wrong, missing)
+    gathered.remarks += _submitted(row)
+    return _Seed(row.seed, row.composition, images, wrong, missing, row.cost, row.size)
+
+
+def _submitted(row: Row) -> list[str]:
+    """Say of a submitted row whether its attack needs its substitute, in figures, and whether a verification disputes it."""
+    if row.submission is None:
+        return []
+    said, controls = [], row.submission.controls
+    if controls is not None:
+        decoys = " and ".join(f"{100 * rate:.1f} %" for rate in controls.decoys)
+        hidden = "" if controls.hidden is None else f", {100 * controls.hidden:.1f} % on images held back"
+        said.append(
+            f"{row.filename}: controls on {controls.images} images: {100 * controls.success:.1f} % as ranked, "
+            f"{100 * controls.noise:.1f} % by noise, {decoys} with decoy substitutes, {100 * controls.moved:.1f} % on images "
+            f"moved by one level{hidden}"
+        )
+    for dispute in row.submission.disputes:
+        if dispute.cleared is None:
+            said.append(
+                f"{row.filename}: disputed: made again, {dispute.differing} of {dispute.predictions} predictions were others"
+            )
+        else:
+            said.append(f"{row.filename}: was disputed; cleared by {dispute.cleared.by}: {dispute.cleared.because}")
+    return said
 
 
 def _line(
@@ -139,4 +165,6 @@ def _line(
         seed_missing=tuple(seed.missing for seed in kept),
         whitebox=frame.whitebox(substitute),
         common=~frame.whitebox(substitute),
+        costs=tuple(seed.cost for seed in kept),
+        sizes=tuple(seed.size for seed in kept if seed.size is not None) if all(seed.size for seed in kept) else (),
     )

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from harness.suites.suite import Suite
 
 workers_option = click.option("--workers", type=click.IntRange(1, 256), default=1, show_default=True, help="Processes.")
+hidden_option = click.option(
+    "--hidden-seed", envvar="HARNESS_HIDDEN_SEED", help="Maintainers: the seed of the images that the suite holds back."
+)
 folder_argument = click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
 
 
@@ -25,6 +28,7 @@ def walled(command: Any) -> Any:
     choices = click.Choice(["auto", "namespaces", "bubblewrap", "docker", "none"])
     words = "Isolation of submitted code; `none` runs it as you, and the row says so."
     for option in (
+        click.option("--total-seconds", type=click.FloatRange(min=1), default=86400.0, show_default=True, help="Time in all."),
         click.option("--block-seconds", type=click.FloatRange(min=1), default=600.0, show_default=True, help="Time for a block."),
         click.option("--memory-mb", type=click.IntRange(64), default=4096, show_default=True, help="Memory for a block."),
         click.option("--sandbox", type=choices, default="auto", show_default=True, help=words),
@@ -33,14 +37,14 @@ def walled(command: Any) -> Any:
     return command
 
 
-def walls_of(sandbox: Any, memory_mb: int, block_seconds: float) -> Walls:
+def walls_of(sandbox: Any, memory_mb: int, block_seconds: float, total_seconds: float) -> Walls:
     """Return the walls that the options describe; a choice of none is warned about."""
     from harness.sandbox import Limits
     from harness.submit.make import Walls
 
     if sandbox == "none":
         click.echo("warning: --sandbox none runs the submitted code as you, with all that you can read and do", err=True)
-    return Walls(sandbox, Limits(seconds=block_seconds, memory=memory_mb * 2**20))
+    return Walls(sandbox, Limits(seconds=block_seconds, memory=memory_mb * 2**20), total_seconds)
 
 
 def _suite(name: str | None) -> Suite | None:
@@ -85,7 +89,7 @@ def new_command(name: str, images: bool, parent: Path) -> None:
 @walled
 @json_option
 def check_command(
-    folder: Path, suite_name: str, sandbox: str, memory_mb: int, block_seconds: float, as_json: bool
+    folder: Path, suite_name: str, sandbox: str, memory_mb: int, block_seconds: float, total_seconds: float, as_json: bool
 ) -> None:
     """Try a submission on a few images: budget, determinism, batch-mates, loss; say what fails and why.
 
@@ -97,7 +101,7 @@ def check_command(
     from harness.suites.suite import load
 
     checks = []
-    for check in conformance(folder, load(suite_name), walls_of(sandbox, memory_mb, block_seconds)):
+    for check in conformance(folder, load(suite_name), walls_of(sandbox, memory_mb, block_seconds, total_seconds)):
         checks.append(check)
         if not as_json:
             click.echo(f"{'ok  ' if check.passed else 'FAIL'}  {check.name}: {check.detail}")
@@ -110,9 +114,10 @@ def check_command(
 @submit.command("run")
 @folder_argument
 @click.option("--suite", "suite_name", required=True, help="A suite's name (harness list), or a YAML file.")
-@click.option("--bundle", type=click.Path(path_type=Path, dir_okay=False), help="The file to write; NAME--SUITE.zip by default.")
+@click.option("--bundle", type=click.Path(path_type=Path), help="A .zip file or a folder to write; NAME--SUITE.zip by default.")
 @click.option("--limit", type=click.IntRange(min=1), help="Only the first N images; such rows go to a board of their own.")
-@click.option("--score/--no-score", default=True, show_default=True, help="Score the images here, as a claim.")
+@click.option("--score/--no-score", default=True, show_default=True, help="Score the images here, to see how they do.")
+@click.option("--no-images", is_flag=True, help="Leave the images out of a bundle of code, which makes them again anyway.")
 @workers_option
 @walled
 @click.pass_obj
@@ -124,10 +129,12 @@ def run_command(
     bundle: Path | None,
     limit: int | None,
     score: bool,
+    no_images: bool,
     workers: int,
     sandbox: str,
     memory_mb: int,
     block_seconds: float,
+    total_seconds: float,
 ) -> None:
     """Craft a submission's images on a suite, or read them, and write the bundle to hand in.
 
@@ -135,13 +142,14 @@ def run_command(
     Examples:
       harness submit run my-attack --suite digits-qnn
       harness submit run my-attack --suite digits-qnn --limit 50 --workers 2
+      harness submit run my-attack --suite digits-qnn --no-images --bundle submissions/my-attack--digits-qnn
     """
     from harness.submit.pack import pack
     from harness.suites.suite import load
 
     suite = load(suite_name)
     path = bundle or Path(f"{folder.resolve().name}--{suite.name}.zip")
-    walls = walls_of(sandbox, memory_mb, block_seconds)
+    walls = walls_of(sandbox, memory_mb, block_seconds, total_seconds)
     with Progress() as notify:
         packed = pack(
             folder,
@@ -152,6 +160,7 @@ def run_command(
             overlays=[str(p) for p in overlays],
             workers=workers,
             scored=score,
+            with_images=not no_images,
             notify=notify,
         )
     for name, words in packed.results.items():
@@ -165,10 +174,11 @@ def run_command(
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option(
     "--evidence",
-    type=click.Choice(["claimed", "rescored", "regenerated"]),
+    type=click.Choice(["rescored", "regenerated"]),
     help="Tier of evidence; the best that the bundle allows by default.",
 )
 @click.option("--suite", "suite_name", help="The suite's file, when it does not ship with the package.")
+@hidden_option
 @out_option
 @workers_option
 @walled
@@ -180,11 +190,13 @@ def add_command(
     bundle: Path,
     evidence: Any,
     suite_name: str | None,
+    hidden_seed: str | None,
     out: Path,
     workers: int,
     sandbox: str,
     memory_mb: int,
     block_seconds: float,
+    total_seconds: float,
     as_json: bool,
 ) -> None:
     """Check a bundle, score it (after running its code behind walls), and write its rows and the board.
@@ -196,7 +208,7 @@ def add_command(
     """
     from harness.submit.add import add
 
-    walls = walls_of(sandbox, memory_mb, block_seconds)
+    walls = walls_of(sandbox, memory_mb, block_seconds, total_seconds)
     with Progress() as notify:
         added = add(
             bundle,
@@ -206,6 +218,7 @@ def add_command(
             overlays=[str(p) for p in overlays],
             workers=workers,
             suite=_suite(suite_name),
+            hidden_seed=hidden_seed,
             notify=notify,
         )
     if as_json:
@@ -213,6 +226,8 @@ def add_command(
         return
     for remark in added.remarks:
         click.echo(remark)
+    for flag in added.flags:
+        click.echo(f"look at: {flag}")
     if added.isolation:
         click.echo(f"isolation: {added.isolation}")
     click.echo(f"{len(added.written)} rows with evidence '{added.evidence}' in {added.folder}")
@@ -238,25 +253,52 @@ def withdraw_command(name: str, suite_name: str, limit: int | None, out: Path) -
     click.echo(f"{len(gone)} rows withdrawn")
 
 
-@submit.command("review")
-@click.argument("head", type=click.Path(path_type=Path, file_okay=False, exists=True))
-@click.option("--base", required=True, type=click.Path(path_type=Path, file_okay=False, exists=True), help="The boards before.")
-@click.option("--verify", "fraction", type=click.FloatRange(0, 1), default=0.0, help="Share of blocks to craft anew.")
-@click.option("--report", type=click.Path(path_type=Path, dir_okay=False), help="Write the report there, too, as Markdown.")
-@walled
-def review_command(
-    head: Path, base: Path, fraction: float, report: Path | None, sandbox: str, memory_mb: int, block_seconds: float
-) -> None:
-    """Compare the leaderboards of a pull request with those it is to change: what is new, and what must not be.
+@submit.command("clear")
+@click.argument("row", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.option("--by", required=True, help="Your name, which stays in the row.")
+@click.option("--because", required=True, help="Why the difference is innocent.")
+def clear_command(row: Path, by: str, because: str) -> None:
+    """Clear what verifications hold against a row; they stay in it, with your name and reason.
 
     \b
     Example:
-      harness submit review head/leaderboards --base base/leaderboards
+      harness submit clear boards/digits-qnn/v1/rows/digits-vgg--my-attack--s0.json --by "A. Maintainer" --because "other CPU"
+    """
+    from harness.submit.disputes import clear
+
+    click.echo(f"{clear(row, by, because)} cleared in {row.name}")
+
+
+@submit.command("review")
+@click.argument("head", type=click.Path(path_type=Path, file_okay=False, exists=True))
+@click.option("--base", required=True, type=click.Path(path_type=Path, file_okay=False, exists=True), help="The base branch.")
+@click.option("--make", "suites", multiple=True, help="Make the rows of bundles for this suite; repeatable.")
+@click.option("--report", type=click.Path(path_type=Path, dir_okay=False), help="Write the report there, too, as Markdown.")
+@workers_option
+@walled
+def review_command(
+    head: Path,
+    base: Path,
+    suites: tuple[str, ...],
+    report: Path | None,
+    workers: int,
+    sandbox: str,
+    memory_mb: int,
+    block_seconds: float,
+    total_seconds: float,
+) -> None:
+    """Compare a checkout of a pull request with its base branch: one bundle and nothing else; make its rows where they are few.
+
+    \b
+    Example:
+      harness submit review head --base base --make digits-qnn
     """
     from harness.submit.review import review
 
-    found = review(base, head, fraction, walls_of(sandbox, memory_mb, block_seconds))
-    if report is not None:
+    walls = walls_of(sandbox, memory_mb, block_seconds, total_seconds)
+    with Progress() as notify:
+        found = review(base, head, suites, walls, workers, notify)
+    if report is not None and found.posted:
         from harness.storage.files import atomic_write
 
         atomic_write(report, found.markdown)
@@ -270,6 +312,7 @@ def review_command(
 @click.option("--fraction", type=click.FloatRange(0, 1, min_open=True), default=0.1, show_default=True, help="Share of blocks.")
 @click.option("--seed", type=click.IntRange(min=0), help="Which blocks; random by default, and printed.")
 @click.option("--suite", "suite_name", help="The suite's file, when it does not ship with the package.")
+@hidden_option
 @workers_option
 @walled
 @json_option
@@ -281,10 +324,12 @@ def verify(
     fraction: float,
     seed: int | None,
     suite_name: str | None,
+    hidden_seed: str | None,
     workers: int,
     sandbox: str,
     memory_mb: int,
     block_seconds: float,
+    total_seconds: float,
     as_json: bool,
 ) -> None:
     """Craft a random share of a bundle (.zip or folder) or a row (.json) anew, score it, and print a verdict.
@@ -296,7 +341,7 @@ def verify(
     """
     from harness.submit.verify import verify as verify_path
 
-    walls = walls_of(sandbox, memory_mb, block_seconds)
+    walls = walls_of(sandbox, memory_mb, block_seconds, total_seconds)
     with Progress() as notify:
         found = verify_path(
             target,
@@ -306,6 +351,7 @@ def verify(
             overlays=[str(p) for p in overlays],
             workers=workers,
             suite=_suite(suite_name),
+            hidden_seed=hidden_seed,
             notify=notify,
         )
     if as_json:
@@ -313,6 +359,8 @@ def verify(
     else:
         for finding in found.findings:
             click.echo(f"{finding.verdict:14}  {finding.job}: {finding.detail}")
+        for line in found.controls:
+            click.echo(f"{'controls':14}  {line}")
         if found.isolation:
             click.echo(f"isolation: {found.isolation}")
         click.echo(f"{'holds' if found.holds else 'DOES NOT HOLD'} (sample seed {found.seed})")

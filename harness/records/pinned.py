@@ -41,7 +41,10 @@ class PinnedSuite(Record):
 
     def write(self, folder: Path) -> None:
         """Write `folder`/suite.yaml."""
-        text = yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
+        content = self.model_dump(mode="json")
+        if self.suite.hidden is None:
+            del content["suite"]["hidden"]
+        text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120)
         atomic_write(folder / "suite.yaml", text)
 
     def completed(self, known: PinnedSuite) -> PinnedSuite:

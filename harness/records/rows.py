@@ -21,12 +21,16 @@ __all__ = [
     "Absent",
     "AbsentRows",
     "Clean",
+    "Cleared",
+    "Controls",
     "Cost",
+    "Dispute",
     "Evidence",
     "Outcome",
     "Predictions",
     "Provenance",
     "Row",
+    "Size",
     "Submitted",
     "atomic_write",
     "read_absent",
@@ -77,6 +81,15 @@ class Cost(Record):
     """Where it ran: cpu, cuda:0, or a device's full name."""
 
 
+class Size(Record):
+    """How large the perturbations of a row are, as means over its images; attacks may fill the same ball by more or less."""
+
+    l2: float = Field(ge=0)
+    """Euclidean norm of adv - x in [0, 1] pixel units."""
+    ssim: float = Field(ge=-1, le=1)
+    """Structural similarity of adv and x (Wang et al. 2004); 1 is no visible change."""
+
+
 class Provenance(Record):
     """What made a row, to make it again."""
 
@@ -92,8 +105,66 @@ class Provenance(Record):
     """Version of Python."""
     platform: str
     """Operating system and machine."""
+    hardware: str | None = None
+    """Name of the GPU with the versions of CUDA and cuDNN, or the CPU's instructions; null in rows that were made elsewhere."""
+    precision: str | None = None
+    """How it was computed where that was not exact: tf32, bf16, with -compiled; null is float32 with deterministic kernels."""
     created: Created
     """When, in UTC, as 2026-01-31T12:00:00Z; not part of the canonical row."""
+
+
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Controls(Record):
+    """Whether an attack needs its substitute and its images: success on a sample, as rates in [0, 1] over black-box targets."""
+
+    seed: int = Field(ge=0)
+    """Seed of the sample and of all that was changed for the controls."""
+    images: int = Field(ge=1)
+    """Images in the sample."""
+    success: Share
+    """As the row has it: the suite's substitute and images."""
+    noise: Share
+    """What noise alone does within the same budget, the best of several grains."""
+    decoys: tuple[Share, ...] = Field(min_length=1)
+    """On substitutes of the same architecture with other weights, which classify the sample as well."""
+    moved: Share
+    """On images moved by one level, with the substitute's weights nudged."""
+    hidden: Share | None
+    """On images that the suite holds back; null when they were not at hand."""
+
+
+class Cleared(Record):
+    """A maintainer's word that a verdict of `different` has an innocent cause."""
+
+    by: Annotated[str, StringConstraints(min_length=1, max_length=200)]
+    """Who says so."""
+    because: Annotated[str, StringConstraints(min_length=1, max_length=400)]
+    """Why."""
+    precision: str | None = None
+    """How it was computed where that was not exact: tf32, bf16, with -compiled; null is float32 with deterministic kernels."""
+    created: Created
+    """When."""
+
+
+class Dispute(Record):
+    """A verification that found other outcomes than the row's."""
+
+    seed: int = Field(ge=0)
+    """Seed of the sample."""
+    images: int = Field(ge=1)
+    """Images made again."""
+    differing: int = Field(ge=0)
+    """Predictions that differ, over all targets."""
+    predictions: int = Field(ge=0)
+    """Predictions compared."""
+    precision: str | None = None
+    """How it was computed where that was not exact: tf32, bf16, with -compiled; null is float32 with deterministic kernels."""
+    created: Created
+    """When."""
+    cleared: Cleared | None = None
+    """Who cleared it; null while it stands."""
 
 
 class Submitted(Record):
@@ -111,6 +182,10 @@ class Submitted(Record):
     """Digest of the bundle's pinned, which names the digest of each part."""
     isolation: str | None
     """The walls that the code ran behind; null when it was not run here."""
+    controls: Controls | None = None
+    """Whether the attack needs its substitute; null when it was not run here."""
+    disputes: tuple[Dispute, ...] = ()
+    """Verifications that found other outcomes. They stay; a maintainer may clear each by name."""
 
 
 class Row(Record):
@@ -142,6 +217,9 @@ class Row(Record):
     """Digest of the adversarial uint8 images."""
     max_level: int = Field(ge=0, le=255)
     """Largest |adv - x| over all bytes, in steps of 1/255."""
+    size: Size | None = None
+    """How large the perturbations are; null in rows from before it was measured. It follows from the images, whose digest
+    the canonical row holds, and is no part of it."""
     outcomes: dict[Name, Outcome]
     """Per target, the predictions on every image."""
     failures: dict[Name, str] = Field(default_factory=dict)
@@ -187,8 +265,11 @@ class Row(Record):
 
         Predictions stand as plain int16, since zlib's output differs between versions of zlib.
         """
-        content: dict[str, Any] = self.model_dump(mode="json", exclude={"outcomes": True})
+        content: dict[str, Any] = self.model_dump(mode="json", exclude={"outcomes": True, "size": True})
         del content["cost"]["seconds"], content["provenance"]["created"]
+        for later in ("hardware", "precision"):  # rows from before these were recorded keep their digest
+            if content["provenance"][later] is None:
+                del content["provenance"][later]
         content["outcomes"] = {
             target: {"clean": _base64(outcome.clean.raw), "adv": _base64(outcome.adv.raw)}
             for target, outcome in self.outcomes.items()

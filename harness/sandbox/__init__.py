@@ -7,5 +7,6 @@ are the two ends inside.
 
 from harness.sandbox.backends import CHOICES, Choice
 from harness.sandbox.box import Crafted, Limits, Sandbox, SubmissionError, printable
+from harness.sandbox.changes import Change
 
-__all__ = ["CHOICES", "Choice", "Crafted", "Limits", "Sandbox", "SubmissionError", "printable"]
+__all__ = ["CHOICES", "Change", "Choice", "Crafted", "Limits", "Sandbox", "SubmissionError", "printable"]

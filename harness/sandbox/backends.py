@@ -41,6 +41,9 @@ def order() -> tuple[Choice, ...]:
     return ("namespaces", "bubblewrap") if os.geteuid() == 0 else ("bubblewrap", "namespaces")
 
 
+DEVICES = ("null", "zero", "random", "urandom")
+
+
 def start(choice: Choice, world: World, folder: Path, scratch_bytes: int, memory: int, config: str) -> Start:
     """Return how a backend starts the server; `folder` is an empty folder of ours.
 
@@ -88,11 +91,14 @@ def _bubblewrap(world: World, folder: Path, scratch_bytes: int, config: str) -> 
     command += ["--uid", str(launch.NOBODY), "--gid", str(launch.NOBODY), "--hostname", "sandbox", "--clearenv"]
     for name, value in ENVIRONMENT.items():
         command += ["--setenv", name, value]
-    command += ["--dev", "/dev"]
+    command += ["--perms", "0755", "--size", "65536", "--tmpfs", "/dev"]
+    for device in DEVICES:
+        command += ["--dev-bind", f"/dev/{device}", f"/dev/{device}"]
+    command += ["--remount-ro", "/dev"]
     for source, target in world.binds:
         command += ["--ro-bind", source, target]
     for path in world.hidden:
-        command += ["--tmpfs", path]
+        command += ["--perms", "0755", "--size", "4096", "--tmpfs", path, "--remount-ro", path]
     for path, link in world.links:
         command += ["--symlink", link, path]
     command += ["--perms", "1777", "--size", str(scratch_bytes), "--tmpfs", SCRATCH, "--remount-ro", "/"]

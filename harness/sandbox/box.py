@@ -11,13 +11,16 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any
 
+from filelock import FileLock, Timeout
+
 from harness.sandbox import backends, frames, seccomp
 from harness.sandbox.backends import Choice
+from harness.sandbox.changes import Change
 from harness.sandbox.world import SCRATCH, describe
 from zoo.errors import UserError
 
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
     from harness.suites.suite import SubstituteSpec
     from zoo.registry.entry import ModelEntry
 
+PREFIX, LIVING = "sandbox-", ".living"
 START_SECONDS = 180.0
 GRACE_SECONDS = 30.0
 
@@ -96,7 +100,10 @@ class Sandbox:
         self.close()
 
     def _start(self, choice: Choice) -> None:
-        self._folder = Path(tempfile.mkdtemp(prefix="sandbox-"))
+        sweep_stale(Path(tempfile.gettempdir()))
+        self._folder = Path(tempfile.mkdtemp(prefix=PREFIX))
+        self._living = FileLock(self._folder / LIVING)
+        self._living.acquire()
         self._process: subprocess.Popen[bytes] | None = None
         self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
         stage = self._folder / "package"
@@ -107,9 +114,6 @@ class Sandbox:
             (self._folder / "scratch").mkdir()
         config = {
             "path": (str(stage), *world.path[1:]) if bare else world.path,
-            "forbidden": [
-                p for p in world.forbidden if choice != "docker" or p != "/proc/1"
-            ],  # a container has its own
             "scratch": str(self._folder / "scratch") if bare else SCRATCH,
             "walls": [] if bare else ["seccomp"],
         }
@@ -127,7 +131,8 @@ class Sandbox:
             )
         except OSError as error:
             raise UserError(f"{begin.command[0]} does not start ({error.strerror})") from error
-        hello, _ = self._receive(START_SECONDS, 0)
+        forbidden = [p for p in world.forbidden if choice != "docker" or p != "/proc/1"]  # a container has its own
+        hello, _ = self._ask({"do": "inspect", "forbidden": forbidden})
         if hello.get("holes"):
             raise UserError(f"its walls have holes: {'; '.join(map(str, hello['holes']))}")
 
@@ -147,6 +152,7 @@ class Sandbox:
         if getattr(self, "_folder", None) is not None:
             self._errors.close()
             shutil.rmtree(self._folder, ignore_errors=True)
+            self._living.release()
 
     def data(self, images: Tensor, labels: Tensor) -> None:
         """Hand over all images of the suite, uint8 (N, C, H, W), with their labels."""
@@ -154,8 +160,10 @@ class Sandbox:
 
         self._ask({"do": "data"}, save({"images": images.contiguous(), "labels": labels.contiguous()}))
 
-    def substitute(self, spec: SubstituteSpec, entries: Sequence[ModelEntry], files: Sequence[Path]) -> None:
-        """Hand over a substitute: what the suite and the registry say of it, and the bytes of its weights."""
+    def substitute(
+        self, spec: SubstituteSpec, entries: Sequence[ModelEntry], files: Sequence[Path], change: Change | None = None
+    ) -> None:
+        """Hand over a substitute: what the suite and the registry say of it, the bytes of its weights, and what to change."""
         bodies = [file.read_bytes() for file in files]
         head = {
             "do": "substitute",
@@ -163,6 +171,7 @@ class Sandbox:
             "entries": [entry.model_dump(mode="json") for entry in entries],
             "sizes": [len(body) for body in bodies],
             "suffixes": [file.suffix for file in files],
+            "change": None if change is None else asdict(change),
         }
         self._ask(head, b"".join(bodies))
 
@@ -198,11 +207,13 @@ class Sandbox:
             max_body=result,
         )
         log = printable(str(head.get("log", "")))
+        if head.get("spoiled"):
+            self.close()
         if "error" in head:
             tail = f"; it printed: {log[-300:]}" if log.strip() else ""
             raise SubmissionError(f"{printable(str(head['error']))[:600]}{tail}")
         costs = [head.get(key) for key in ("forwards", "backwards")]
-        if not all(isinstance(c, int) and 0 <= c < 2**31 for c in costs):
+        if not all(type(c) is int and 0 <= c < 2**31 for c in costs):
             raise SubmissionError("it returned a malformed count of its passes")
         return Crafted(body, int(costs[0] or 0), int(costs[1] or 0), time.perf_counter() - began, log)
 
@@ -227,8 +238,10 @@ class Sandbox:
         try:
             head, body = frames.lengths(self._read(frames.HEAD.size, deadline), max_body)
             return frames.decode_head(self._read(head, deadline)), self._read(body, deadline)
-        except frames.FrameError as error:
-            raise SubmissionError(f"it sent {error}") from error
+        except frames.FrameError as error:  # what follows could be taken for anything
+            if self._process is not None:
+                self._process.kill()
+            raise SubmissionError(f"it sent {error}, and was ended") from error
 
     def _read(self, count: int, deadline: float) -> bytes:
         """Read exactly `count` bytes of the process's answer before the deadline."""
@@ -259,6 +272,16 @@ class Sandbox:
         return f"the sandbox ended (status {self._process.returncode}){last}"
 
 
+def sweep_stale(place: Path) -> None:
+    """Remove what sandboxes left behind whose process was killed; those of others, and those that live, are left alone."""
+    for folder in place.glob(f"{PREFIX}*"):
+        with contextlib.suppress(OSError, Timeout):
+            if folder.is_symlink() or folder.stat().st_uid != os.geteuid() or not (folder / LIVING).is_file():
+                continue
+            with FileLock(folder / LIVING, timeout=0):
+                shutil.rmtree(folder, ignore_errors=True)
+
+
 def printable(text: str) -> str:
-    """Return text without what could steer a terminal or hide in a table."""
-    return "".join(c if c.isprintable() and ord(c) < 0x2000 else " " for c in text)
+    """Return text as one line that cannot steer a terminal, turn text around, or put marks above other letters."""
+    return "".join(c if c.isprintable() and ord(c) < 0x300 else " " for c in text)

@@ -13,6 +13,9 @@ HEAD = struct.Struct("!QQ")
 MAX_HEAD = 8 * 2**20
 
 
+TWICE = "a key occurs twice"
+
+
 class FrameError(ValueError):
     """A message that is malformed or too large."""
 
@@ -42,9 +45,17 @@ def decode_head(text: bytes) -> dict[str, Any]:
         FrameError: it is no JSON object.
     """
     try:
-        head = json.loads(text)
+        head = json.loads(text, object_pairs_hook=_once)
     except (ValueError, RecursionError) as error:
-        raise FrameError(f"a message that is not JSON ({type(error).__name__})") from error
+        twice = f" ({error})" if str(error) == TWICE else f" ({type(error).__name__})"
+        raise FrameError(f"a message that is not JSON{twice}") from error
     if not isinstance(head, dict):
         raise FrameError("a message that is not a JSON object")
     return head
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError(TWICE)
+    return found

@@ -94,6 +94,8 @@ def build(world: dict[str, Any]) -> None:
     _mount(
         "tmpfs", scratch, "tmpfs", _NOSUID | _NODEV | _NOEXEC, f"size={world['scratch_bytes']},nr_inodes=4096,mode=1777"
     )
+    name = b"sandbox"
+    _check(_libc.sethostname(name, ctypes.c_size_t(len(name))), "sethostname")
     os.chdir(root)
     _check(_libc.syscall(ctypes.c_long(_PIVOT_ROOT[os.uname().machine]), b".", b"."), "pivot_root")
     _check(_libc.umount2(b".", _DETACH), "umount of the old root")

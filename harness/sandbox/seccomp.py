@@ -14,7 +14,7 @@ import struct
 import sys
 
 _X86_64 = """
-read=0 write=1 pread64=17 pwrite64=18 readv=19 writev=20 lseek=8 close=3 dup=32 dup2=33 dup3=292 fcntl=72 flock=73 fsync=74
+read=0 write=1 pread64=17 pwrite64=18 readv=19 writev=20 lseek=8 close=3 dup=32 dup2=33 dup3=292 flock=73 fsync=74
 fdatasync=75 ftruncate=77 truncate=76 open=2 openat=257 stat=4 lstat=6 fstat=5 newfstatat=262 statx=332 access=21
 faccessat=269 faccessat2=439 getcwd=79 chdir=80 fchdir=81 getdents=78 getdents64=217 readlink=89 readlinkat=267 mkdir=83
 mkdirat=258 rmdir=84 rename=82 renameat=264 renameat2=316 unlink=87 unlinkat=263 chmod=90 fchmod=91 fchmodat=268 umask=95
@@ -28,7 +28,7 @@ get_robust_list=274 set_tid_address=218 rseq=334 membarrier=324 getcpu=309 getra
 get_mempolicy=239 exit=60 exit_group=231
 """
 _AARCH64 = """
-read=63 write=64 pread64=67 pwrite64=68 readv=65 writev=66 lseek=62 close=57 dup=23 dup3=24 fcntl=25 flock=32 fsync=82
+read=63 write=64 pread64=67 pwrite64=68 readv=65 writev=66 lseek=62 close=57 dup=23 dup3=24 flock=32 fsync=82
 fdatasync=83 ftruncate=46 truncate=45 openat=56 fstat=80 newfstatat=79 statx=291 faccessat=48 faccessat2=439 getcwd=17
 chdir=49 fchdir=50 getdents64=61 readlinkat=78 mkdirat=34 renameat=38 renameat2=276 unlinkat=35 fchmod=52 fchmodat=53
 umask=166 utimensat=88 statfs=43 fstatfs=44 fadvise64=223 mmap=222 munmap=215 mprotect=226 mremap=216 madvise=233 brk=214
@@ -41,13 +41,17 @@ set_tid_address=96 rseq=293 membarrier=283 getcpu=168 getrandom=278 restart_sysc
 exit_group=94
 """
 _MACHINES = {
-    "x86_64": (0xC000003E, _X86_64, {"prlimit64": 302, "tgkill": 234, "ioctl": 16, "prctl": 157, "clone3": 435}),
-    "aarch64": (0xC00000B7, _AARCH64, {"prlimit64": 261, "tgkill": 131, "ioctl": 29, "prctl": 167, "clone3": 435}),
+    "x86_64": (0xC000003E, _X86_64, {"prlimit64": 302, "tgkill": 234, "ioctl": 16, "prctl": 157, "fcntl": 72, "clone3": 435}),
+    "aarch64": (0xC00000B7, _AARCH64, {"prlimit64": 261, "tgkill": 131, "ioctl": 29, "prctl": 167, "fcntl": 25, "clone3": 435}),
 }
 _IOCTLS = (0x5401, 0x5450, 0x5451, 0x5421, 0x541B)
 """TCGETS (is this a terminal?), FIONCLEX, FIOCLEX, FIONBIO, FIONREAD."""
 _PRCTLS = (15, 16, 0x53564D41)
 """PR_SET_NAME, PR_GET_NAME, PR_SET_VMA (glibc names its memory)."""
+
+_FCNTLS = (0, 1, 2, 3, 5, 6, 7, 1030)
+"""F_DUPFD, F_GETFD, F_SETFD, F_GETFL, F_GETLK, F_SETLK, F_SETLKW, F_DUPFD_CLOEXEC. Owners and signals of a file (F_SETOWN,
+F_SETSIG, O_ASYNC by F_SETFL, leases) are ways to signal another process."""
 
 _ALLOW, _KILL = 0x7FFF0000, 0x80000000
 _PR_SET_SECCOMP, _PR_SET_NO_NEW_PRIVS, _MODE_FILTER = 22, 38, 2
@@ -77,6 +81,7 @@ def program(machine: str, pid: int) -> bytes:
     code += _guarded(checked["tgkill"], 0, (pid,))
     code += _guarded(checked["ioctl"], 1, _IOCTLS)
     code += _guarded(checked["prctl"], 0, _PRCTLS)
+    code += _guarded(checked["fcntl"], 1, _FCNTLS)
     code += _guarded(checked["prlimit64"], 2, (0,), whole=True)  # reading limits, not setting them
     code += [_op(_EQUAL, checked["clone3"], 0, 1), _op(_RETURN, 0x50000 | errno.ENOSYS)]
     code += [_op(_RETURN, 0x50000 | errno.EPERM)]

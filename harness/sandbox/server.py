@@ -24,6 +24,9 @@ from typing import IO, Any
 LOG_BYTES = 256 * 1024
 """Text that a worker may print; more is a flood."""
 KEPT_LOG = 4000
+HOLES = 5
+"""Holes that are told; one is enough."""
+WEIGHTS = (".safetensors", ".onnx", ".tflite", ".ckpt", ".pt", ".npz")
 
 
 def main() -> None:
@@ -37,16 +40,40 @@ def main() -> None:
     ctypes.CDLL(None).prctl(4, 0, 0, 0, 0)  # PR_SET_DUMPABLE: workers of the same user must not look into this process
     from harness.sandbox import frames
 
-    holes = inspect(config) if config["walls"] else []
+    holes = apart(requests, config)
     answers.write(frames.encode({"ready": not holes, "holes": holes}))
     answers.flush()
     if not holes:
         serve(requests, answers, Path(config["scratch"]))
 
 
+def apart(requests: IO[bytes], config: dict[str, Any]) -> list[str]:
+    """Inspect the walls in a fork, which alone learns what must not be in sight: names from the user's home stay outside."""
+    read, write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            from harness.sandbox import frames
+
+            head_length, _ = frames.HEAD.unpack(requests.read(frames.HEAD.size))
+            forbidden = frames.decode_head(requests.read(head_length))["forbidden"]
+            holes = inspect({**config, "forbidden": forbidden}) if config["walls"] else []
+            os.write(write, json.dumps(holes[:HOLES]).encode())
+            os._exit(0)
+        except BaseException as error:
+            os.write(write, json.dumps([f"they could not be inspected ({type(error).__name__})"]).encode())
+            os._exit(1)
+    os.close(write)
+    with os.fdopen(read, "rb") as stream:
+        found: list[str] = json.loads(stream.read() or b'["they could not be inspected"]')
+    os.waitpid(pid, 0)
+    return found
+
+
 def inspect(config: dict[str, Any]) -> list[str]:
     """Return what this process can do although it should not; an empty list lets it begin."""
     holes = [f"{path} is in sight" for path in config["forbidden"] if _visible(path)]
+    holes += around(config["path"], config["scratch"])
     with contextlib.suppress(OSError):
         Path("/intruder").touch()
         holes.append("the root folder can be written")
@@ -66,6 +93,25 @@ def inspect(config: dict[str, Any]) -> list[str]:
     found = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     if found:
         holes.append("system calls are not filtered" if found == 1 else f"the filter of system calls failed ({found})")
+    return holes
+
+
+def around(libraries: list[str], scratch: str, top: str = "/") -> list[str]:
+    """Return the places in sight that can be written, and the weights; what is on the path was shown on purpose."""
+    holes = [f"{path} can be written" for path in libraries if os.access(path, os.W_OK)]
+    skipped = {scratch, "/proc", "/sys", *libraries}
+    folders = [top]
+    while folders and len(holes) < HOLES:
+        folder = folders.pop()
+        if os.access(folder, os.W_OK):
+            holes.append(f"{folder} can be written")
+        with contextlib.suppress(OSError), os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    if entry.path not in skipped:
+                        folders.append(entry.path)
+                elif entry.name.endswith(WEIGHTS):
+                    holes.append(f"{entry.path} is in sight, which looks like weights")
     return holes
 
 
@@ -143,9 +189,15 @@ def craft(shop: Any, head: dict[str, Any], scratch: Path) -> bytes:
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
     _, status, usage = os.wait4(pid, 0)
-    _sweep(scratch)
     log = texts[log_in][-KEPT_LOG:].decode("utf-8", "replace")
-    facts = {"log": log, "cpu_seconds": usage.ru_utime + usage.ru_stime}
+    facts: dict[str, Any] = {"log": log, "cpu_seconds": usage.ru_utime + usage.ru_stime}
+    with contextlib.suppress(PermissionError):  # root's, which the worker cannot have locked either
+        scratch.chmod(0o700)
+    try:
+        _sweep(scratch)
+    except OSError as error:
+        reason = f"it left a scratch folder that cannot be emptied ({error.strerror})"
+        return frames.encode({"error": reason, "spoiled": True, **facts})
     if stopped == 0:
         return frames.encode({"error": f"it ran longer than {limits['seconds']:g} seconds", **facts})
     if stopped is not None:

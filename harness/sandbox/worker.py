@@ -53,7 +53,7 @@ class Shop:
             self.images, self.labels = tensors["images"], tensors["labels"]
         elif head["do"] == "substitute":
             self.substitute = None
-            self.substitute = build(head, body)
+            self.substitute = build(head, body, self.images, self.labels)
         else:
             raise ValueError(f"unknown request {head['do']!r}")
 
@@ -129,6 +129,8 @@ def lock(limits: dict[str, Any]) -> None:
         (resource.RLIMIT_CORE, 0),
         (resource.RLIMIT_NPROC, 0),
     ):
+        hard = resource.getrlimit(kind)[1]  # a lower one may have been inherited, and cannot be raised
+        value = value if hard == resource.RLIM_INFINITY else min(value, hard)
         resource.setrlimit(kind, (value, value))
     if limits["seccomp"]:
         seccomp.install()
@@ -137,7 +139,7 @@ def lock(limits: dict[str, Any]) -> None:
 def address_space() -> int:
     """Return the size of this process's address space in bytes, found by trying limits: there is no /proc to ask."""
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-    low, high = 0, 1 << 46
+    low, high = 0, 1 << 46 if hard == resource.RLIM_INFINITY else hard
     while high - low > 2**20:
         middle = (low + high) // 2
         try:
@@ -159,9 +161,10 @@ def seed_everything(seed: int, index: int) -> None:
         sys.modules["numpy"].random.seed(value)
 
 
-def build(head: dict[str, Any], body: bytes) -> Crafter:
-    """Rebuild a substitute from what the suite and the registry say of it and the bytes of its weights."""
+def build(head: dict[str, Any], body: bytes, images: Tensor, labels: Tensor) -> Crafter:
+    """Rebuild a substitute from what the suite and the registry say of it and the bytes of its weights; change it if told to."""
     from harness.runs.workspace import assemble
+    from harness.sandbox.changes import Change, apply
     from harness.suites.suite import SubstituteSpec
     from zoo.loading.load import InputWrapper, create, load_weights
     from zoo.registry.entry import ModelEntry
@@ -179,6 +182,8 @@ def build(head: dict[str, Any], body: bytes) -> Crafter:
             file.unlink()
         entries.append(entry)
         nets.append(InputWrapper(net, entry.input, entry.label_offset).eval())
+        if head["change"] is not None:
+            apply(nets[-1], Change(**head["change"]), images, labels)
     return assemble(SubstituteSpec.model_validate_json(json.dumps(head["spec"])), entries, nets)
 
 

@@ -24,6 +24,8 @@ ENVIRONMENT = {
     "CUDA_VISIBLE_DEVICES": "",
     "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
 }
+DEPTH = 3
+"""How deep folders of packages lie in what is shown: /usr/lib/python3/dist-packages."""
 _SYSTEM = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/etc/ld.so.cache", "/proc/cpuinfo", "/sys/devices/system/cpu")
 """Shared libraries, and what torch reads to choose its kernels: without it the same code gives other bytes."""
 
@@ -66,9 +68,10 @@ def describe(stage: Path) -> World:
         elif Path(path).exists():
             shown.append(path)
     binds = [(path, path) for path in _outermost(shown)]
+    own = [f"{p}/{name}" for p in libraries for name in ("zoo", "harness") if Path(p, name).is_dir()]
     return World(
         binds=(*binds, (str(stage), PACKAGE)),
-        hidden=tuple(f"{p}/{name}" for p in libraries for name in ("zoo", "harness") if Path(p, name).is_dir()),
+        hidden=(*own, *_other_libraries([b[0] for b in binds], libraries)),
         links=tuple(links),
         python=python,
         path=(PACKAGE, *standard, *libraries),
@@ -98,6 +101,24 @@ def _interpreter_libraries() -> list[str]:
     return [str(p) for p in sorted(folder.glob("libpython*.so*"))]
 
 
+def _other_libraries(shown: list[str], libraries: list[str]) -> list[str]:
+    """Return folders of packages in what is shown that are not on the path: another Python's may hold targets' weights."""
+    kept = {os.path.realpath(p) for p in libraries}
+    found = []
+    for top in shown:
+        if os.path.realpath(top) in kept or not Path(top).is_dir():
+            continue
+        for folder, folders, _ in os.walk(top):
+            if folder.count("/") - top.count("/") >= DEPTH:
+                folders.clear()
+            for name in [n for n in folders if n in ("site-packages", "dist-packages")]:
+                folders.remove(name)
+                inside = f"{folder}/{name}"
+                if os.path.realpath(inside) not in kept and not any(k.startswith(inside + "/") for k in libraries):
+                    found.append(inside)
+    return found
+
+
 def _outermost(paths: list[str]) -> list[str]:
     """Return the paths that lie in no other, each once, outer ones first."""
     kept: list[str] = []
@@ -123,7 +144,7 @@ def _forbidden(shown: list[str]) -> tuple[str, ...]:
     ]
     usersite = site.getusersitepackages() if site.ENABLE_USER_SITE else ""
     out = []
-    for path in dict.fromkeys(str(c) for c in candidates):
+    for path in dict.fromkeys(str(c) for c in candidates if c != Path("/")):  # what is in the root is told by name above
         leads = any(s == path or s.startswith(path.rstrip("/") + "/") for s in [*shown, usersite])
         for child in sorted(p.name for p in Path(path).iterdir())[:200] if leads and Path(path).is_dir() else ():
             inner = f"{path.rstrip('/')}/{child}"

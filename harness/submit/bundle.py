@@ -1,4 +1,4 @@
-"""Bundles: one submission's code, images and claims in one zip file or folder, each part under its digest."""
+"""Bundles: one submission's code or images in one zip file or folder, each part under its digest; never rows."""
 
 from __future__ import annotations
 
@@ -12,11 +12,10 @@ import struct
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints, ValidationError, model_validator
 
-from harness.records.rows import Provenance
 from harness.storage.files import atomic_write, describe
 from harness.submit.record import (
     FILE,
@@ -33,16 +32,17 @@ from zoo.errors import UserError
 from zoo.registry.entry import Name, Record, Sha256
 
 MANIFEST = "manifest.json"
-MAX_MANIFEST = 8 * 2**20
+MAX_MANIFEST = 2**20
 MAX_PARTS = 1000
 MAX_PART = 8 * 2**30
-SOURCE, IMAGES, ROWS = "source", "images", "rows"
+SOURCE, IMAGES = "source", "images"
 PART = (
     r"^(source/(submission\.yaml|[a-z_][a-z0-9_]{0,60}\.py)"
-    r"|images/[a-z0-9][a-z0-9.-]{0,120}\.safetensors"
-    r"|rows/[a-z0-9][a-z0-9.-]{0,200}\.json)$"
+    r"|images/[a-z0-9][a-z0-9.-]{0,120}\.safetensors)$"
 )
 PartName = Annotated[str, StringConstraints(pattern=PART)]
+LOCATOR = b"PK\x06\x07"
+MAX_ZIP_VERSION = 20
 SIGNATURE, END, END_BYTES = b"PK\x05\x06", struct.Struct("<4s4H2LH"), 2**16 + 22
 _STAMP = (1980, 1, 1, 0, 0, 0)
 
@@ -55,14 +55,11 @@ class Part(Record):
 
 
 class JobRecord(Record):
-    """One substitute x seed that a bundle has images or claims of."""
+    """One substitute x seed that a bundle is about."""
 
     substitute: Name
     substitute_sha256: Sha256
     seed: int = Field(ge=0)
-    forwards: int | None = Field(default=None, ge=0)
-    backwards: int | None = Field(default=None, ge=0)
-    seconds: float = Field(default=0.0, ge=0)
 
     @property
     def images(self) -> str:
@@ -73,7 +70,7 @@ class JobRecord(Record):
 class Manifest(Record):
     """What a bundle holds and what it was made for."""
 
-    format: Annotated[int, Field(ge=1, le=1)]
+    format: Literal[2]
     submission: Annotated[str, StringConstraints(max_length=200)]
     """Its name; submission.yaml says the same, where it is checked letter by letter."""
     suite: Name
@@ -81,9 +78,6 @@ class Manifest(Record):
     inputs_sha256: Sha256
     """Digest of the images, the budget and the settings that the attack was given."""
     limit: int | None = Field(default=None, ge=1)
-    isolation: str | None = None
-    """The walls that the code ran behind, as its maker says."""
-    provenance: Provenance
     jobs: tuple[JobRecord, ...] = Field(min_length=1, max_length=500)
     parts: dict[PartName, Part]
 
@@ -110,11 +104,7 @@ class Bundle:
         self.sizes = _folder_sizes(path) if self._zip is None else _zip_sizes(self._zip, path)
         if MANIFEST not in self.sizes:
             raise UserError(f"{path} is no bundle: {MANIFEST} is missing; harness submit run makes bundles")
-        raw = self._raw(MANIFEST, MAX_MANIFEST)
-        try:
-            self.manifest = Manifest.model_validate_json(raw)
-        except ValidationError as error:
-            raise UserError(f"{path}: {MANIFEST}: {describe(error)[:400]}") from error
+        self.manifest = _manifest(self._raw(MANIFEST, MAX_MANIFEST), f"{path}: {MANIFEST}")
         self.sha256 = hashlib.sha256(self.manifest.model_dump_json().encode()).hexdigest()
         named, there = set(self.manifest.parts), set(self.sizes) - {MANIFEST}
         if named != there:
@@ -162,12 +152,45 @@ class Bundle:
         return data
 
 
+def _manifest(raw: bytes, where: str) -> Manifest:
+    """Parse a manifest: plain JSON without duplicate keys, then every field."""
+    content = strict_json(raw, where)
+    if isinstance(content, dict) and content.get("format") == 1:
+        raise UserError(f"{where}: of an older version, whose bundles brought rows; make it anew with harness submit run")
+    try:
+        return Manifest.model_validate_json(json.dumps(content))
+    except ValidationError as error:
+        raise UserError(f"{where}: {ascii(describe(error))[1:400]}") from error
+
+
+def strict_json(data: bytes, where: str) -> Any:
+    """Return what a JSON text holds.
+
+    Raises:
+        UserError: it is malformed, nests deeply, or says a key twice, of which readers would see one or the other.
+    """
+    try:
+        return json.loads(data, object_pairs_hook=no_duplicates)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{where}: not plain JSON ({ascii(str(error))[1:120]})") from error
+
+
+def no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the pairs of a JSON object as a dict; a key that occurs twice is a ValueError."""
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError("a key occurs twice")
+        found[key] = value
+    return found
+
+
 def _open_zip(path: Path) -> zipfile.ZipFile:
     refuse_link(path)
     _check_directory(path)
     try:
         return zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, OSError, ValueError) as error:
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, struct.error) as error:
         raise UserError(f"{path} is neither a folder nor a zip file ({str(error)[:120]})") from error
 
 
@@ -185,7 +208,11 @@ def _check_directory(path: Path) -> None:
     start = exact if plain else tail.rfind(SIGNATURE)
     if start < 0 or len(tail) - start < END.size:
         raise UserError(f"{path} is neither a folder nor a zip file (its end is missing)")
-    size: int = END.unpack_from(tail, start)[5]
+    _, disk, first_disk, here, total, size, offset, _ = END.unpack_from(tail, start)
+    if LOCATOR in tail[max(0, start - 20) : start] or 0xFFFF in (here, total) or 0xFFFFFFFF in (size, offset):
+        raise UserError(f"{path}: a zip64 archive, whose sizes can be told in two ways; bundles are plain zip files")
+    if disk or first_disk:
+        raise UserError(f"{path}: one of several disks of an archive; a bundle is one file")
     if size > MAX_PARTS * 400:
         raise UserError(f"{path}: its list of members takes {size} bytes, more than {MAX_PARTS} parts need")
 
@@ -200,6 +227,8 @@ def _zip_sizes(archive: zipfile.ZipFile, path: Path) -> dict[str, int]:
             raise UserError(f"{path}: {name!r} occurs twice")
         if stat.S_ISLNK(info.external_attr >> 16):
             raise UserError(f"{path}: {name!r} is a link, which could lead anywhere")
+        if info.extract_version > MAX_ZIP_VERSION:
+            raise UserError(f"{path}: {name!r} needs version {info.extract_version / 10:g} of zip; use plain deflate")
         if info.flag_bits & 1:
             raise UserError(f"{path}: {name!r} is encrypted")
         if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
@@ -229,19 +258,31 @@ def _check_name(name: str, path: Path) -> None:
         return
     if name.startswith(("/", "\\")) or ".." in re.split(r"[/\\]", name) or ":" in name:
         raise UserError(f"{path}: {ascii(name)[:160]} leads out of the bundle")
-    raise UserError(f"{path}: {ascii(name)[:160]} has no place in a bundle of {MANIFEST}, {SOURCE}/, {IMAGES}/ and {ROWS}/")
+    if re.match(r"(rows|leaderboards)/|(clean\.json|chain\.jsonl)$", name):
+        raise UserError(f"{path}: {ascii(name)[:160]}: a bundle brings code or images, never rows; those are made here")
+    raise UserError(f"{path}: {ascii(name)[:160]} has no place in a bundle of {MANIFEST}, {SOURCE}/ and {IMAGES}/")
 
 
 def write(path: Path, manifest: Manifest, parts: Mapping[str, bytes]) -> None:
-    """Write a bundle as a zip file, the same bytes for the same content."""
+    """Write a bundle: as a zip file when the name ends in .zip, else as a folder; the same bytes for the same content.
+
+    Raises:
+        UserError: the folder is there already and holds something.
+    """
+    content = {MANIFEST: manifest.model_dump_json(indent=1).encode() + b"\n", **parts}
+    if path.suffix != ".zip":
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise UserError(f"{path} is there already; remove it, or choose another with --bundle")
+        for name in sorted(content):
+            atomic_write(path / name, content[name], "--bundle")
+        return
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        content = {MANIFEST: manifest.model_dump_json(indent=1).encode() + b"\n", **parts}
         for name in sorted(content):
             info = zipfile.ZipInfo(name, _STAMP)
             info.compress_type, info.external_attr = zipfile.ZIP_DEFLATED, 0o100644 << 16
             archive.writestr(info, content[name])
-    atomic_write(path, buffer.getvalue())
+    atomic_write(path, buffer.getvalue(), "--bundle")
 
 
 def part(data: bytes) -> Part:

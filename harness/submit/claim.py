@@ -1,30 +1,20 @@
-"""A bundle's own words held against the suite and the registry, before anything in it is run or scored."""
+"""What a bundle says it is for, held against the suite and the registry, before anything in it is run or scored."""
 
 from __future__ import annotations
 
-import base64
-import binascii
-import json
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from pydantic import ValidationError
-
-from harness.records.rows import Row, Submitted
+from harness.records.rows import Controls, Submitted
 from harness.runs.workspace import Workspace, open_workspace
-from harness.storage.files import describe
-from harness.submit.bundle import ROWS, Bundle, JobRecord
+from harness.submit.bundle import Bundle, JobRecord
 from harness.submit.images import MAX_HEADER, check_attacked, check_ball, read_part
 from harness.submit.make import Made, inputs_of, substitute_sha256
 from harness.submit.record import FILE, Source
 from harness.suites.selection import Job
 from harness.suites.suite import Suite
 from zoo.errors import UserError
-
-MAX_ROW = 4 * 2**20
 
 
 @dataclass(frozen=True)
@@ -41,7 +31,7 @@ class Claim:
         """The suite that it is for."""
         return self.workspace.suite
 
-    def submitted(self, isolation: str | None) -> Submitted:
+    def submitted(self, isolation: str | None, controls: Controls | None = None) -> Submitted:
         """Return what a row says of where it comes from."""
         submission = self.source.submission
         return Submitted(
@@ -51,6 +41,7 @@ class Claim:
             source_sha256=self.source.sha256,
             bundle_sha256=self.bundle.sha256,
             isolation=isolation,
+            controls=controls,
         )
 
     def images(self, job: Job) -> Made | None:
@@ -67,56 +58,7 @@ class Claim:
         images = read_part(self.bundle.read(record.images, limit), data.images, data.ids, where)
         check_ball(images, data.images, self.suite.budget.levels, data.ids, where)
         check_attacked(images, data.images, where)
-        return Made(images, 0, 0, record.seconds)
-
-    def row(self, job: Job, suite_digest: str) -> Row | None:
-        """Return the row that the bundle claims for a job; None when it claims none.
-
-        Raises:
-            UserError: it is malformed, or of something else than the job.
-        """
-        name = f"{ROWS}/{job.substitute}--{job.attack}--s{job.seed}--claimed.json"
-        if name not in self.bundle.manifest.parts:
-            return None
-        where = f"{self.bundle.path}: {name}"
-        row = read_claim(self.bundle.read(name, MAX_ROW), self.suite.target_names, len(self.workspace.data), where)
-        expected = (self.suite.name, self.suite.version, job.attack, job.substitute, job.seed, self.workspace.context.limit)
-        found = (row.suite, row.suite_version, row.attack, row.substitute, row.seed, row.limit)
-        if found != expected or row.evidence != "claimed":
-            raise UserError(f"{where}: it is the row of something else ({row.filename} of {row.suite} v{row.suite_version})")
-        if row.suite_digest != suite_digest:
-            raise UserError(
-                f"{where}: its targets or images are others (suite digest {row.suite_digest[:12]}, here {suite_digest[:12]})"
-            )
-        return row
-
-
-def read_claim(data: bytes, targets: Sequence[str], images: int, where: str) -> Row:
-    """Read a stranger's row: what its predictions unpack to is bounded before they are unpacked.
-
-    Raises:
-        UserError: it is malformed, names targets that the suite does not have, or has too many predictions.
-    """
-    try:
-        content = json.loads(data)
-        outcomes: dict[str, Any] = content["outcomes"]
-        texts = [text for outcome in outcomes.values() for text in outcome.values()]
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise UserError(f"{where}: not a row ({type(error).__name__})") from error
-    foreign = [t for t in outcomes if t not in targets]
-    if foreign:
-        raise UserError(f"{where}: the suite has no target {foreign[0][:80]!r}")
-    for text in texts:
-        try:
-            raw = zlib.decompressobj().decompress(base64.b64decode(text, validate=True), 2 * images + 1)
-        except (binascii.Error, zlib.error, TypeError, ValueError) as error:
-            raise UserError(f"{where}: damaged predictions ({error})") from error
-        if len(raw) != 2 * images:
-            raise UserError(f"{where}: its predictions are not of the {images} images of the suite")
-    try:
-        return Row.model_validate_json(data)
-    except ValidationError as error:
-        raise UserError(f"{where}: {describe(error)[:400]}") from error
+        return Made(images, 0, 0, 0.0)
 
 
 def open_claim(path: Path, device: str, overlays: Sequence[str], suite: Suite | None = None) -> Claim:
@@ -125,10 +67,12 @@ def open_claim(path: Path, device: str, overlays: Sequence[str], suite: Suite | 
     Raises:
         UserError: it is damaged, or made for other images, settings, substitutes or seeds.
     """
-    from harness.suites.suite import load
+    from harness.suites.suite import load, names
 
     bundle = Bundle(path)
     manifest, source = bundle.manifest, bundle.source()
+    if suite is None and manifest.suite not in names():  # such a name may be a file's
+        raise UserError(f"{path}: made for the suite {manifest.suite!r}, which is not one of ours; give its file by --suite")
     suite = suite or load(manifest.suite)
     if (suite.name, suite.version) != (manifest.suite, manifest.suite_version):
         raise UserError(

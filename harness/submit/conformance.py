@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +14,12 @@ from torch.nn.functional import cross_entropy
 
 from harness.runs.workspace import Workspace, open_workspace
 from harness.sandbox import Sandbox
+from harness.submit.add import words
+from harness.submit.controls import judge_controls, plan
+from harness.submit.flags import flags
 from harness.submit.images import check_attacked
-from harness.submit.make import Made, Walls, craft_block, furnish, jobs_of
+from harness.submit.make import Made, Order, Walls, all_blocks, craft_all, craft_block, furnish, jobs_of
+from harness.submit.measure import judge
 from harness.submit.naming import refuse_taken, reserved
 from harness.submit.pack import read_images
 from harness.submit.record import Source, read_folder
@@ -60,17 +66,38 @@ def conformance(folder: Path, suite: Suite, walls: Walls, device: str = "cpu") -
     if not source.files:
         yield from _images(folder, workspace, source)
         return
+    for flag in flags(source):
+        yield Check("code", True, f"a reviewer will look at {flag}")
     try:
         jobs = jobs_of(source, suite)
-        with Sandbox(walls.choice, walls.limits) as box:
-            yield Check("isolation", True, box.isolation)
-            box.data(workspace.full.images, workspace.full.labels)
-            for name in _substitutes(jobs, workspace):
+        names = _substitutes(jobs, workspace)
+        for name in names:
+            with Sandbox(walls.choice, walls.limits) as box:
+                if name == names[0]:
+                    yield Check("isolation", True, box.isolation)
+                box.data(workspace.full.images, workspace.full.labels)
                 furnish(box, workspace, name)
                 block = min(IMAGES, len(workspace.full) // 2)  # the other half are its other batch-mates
                 yield from _attack(_Trial(box, workspace, source, block), name, len(jobs))
+        yield from _controls(workspace, source, next(job for job in jobs if job.substitute == names[0]), walls)
     except UserError as error:
         yield Check("isolation", False, str(error))
+
+
+def _controls(workspace: Workspace, source: Source, job: Job, walls: Walls) -> Iterator[Check]:
+    """Try whether the attack needs its substitute, as `submit add` will for each."""
+    name = f"{job.substitute}: it needs its substitute"
+    with judge(workspace, None, 1, lambda what, done, total: None) as bar:
+        (whole,) = all_blocks(workspace, [job])
+        trial = plan(bar, job, whole.blocks, random.SystemRandom().randrange(2**31), None)
+        orders = [Order(job, trial.sample, whole.scene), *trial.orders]
+        try:
+            made, _ = craft_all(workspace, source, orders, walls, min(4, os.cpu_count() or 1), bar.notify)
+        except UserError as error:
+            yield Check(name, False, str(error))
+            return
+        controls, problem = judge_controls(bar, trial, made[0].images, [m.images for m in made[1:]])
+    yield Check(name, not problem, problem or words(controls))
 
 
 def _substitutes(jobs: list[Job], workspace: Workspace) -> list[str]:

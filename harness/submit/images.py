@@ -15,10 +15,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from harness.sandbox import printable
+from harness.submit.bundle import no_duplicates
 from harness.submit.record import read_plain, refuse_link
 from zoo.errors import UserError
 
 MAX_HEADER = 4 * 2**20
+MAX_BRACKETS = 64
+"""Opening brackets of a header; one tensor with metadata takes five. Objects take a hundred times the memory of their text."""
 KEY = "images"
 PLAIN_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,120}")
 _TYPES: dict[str, tuple[type[np.generic], torch.dtype]] = {"U8": (np.uint8, torch.uint8), "F32": (np.float32, torch.float32)}
@@ -65,19 +69,15 @@ def _header(data: bytes, where: str) -> dict[str, object]:
     length = struct.unpack("<Q", data[:8])[0]
     if length > min(MAX_HEADER, len(data) - 8):
         raise UserError(f"{where}: no safetensors file, or one that is cut short (its header would take {length} bytes)")
+    if sum(data.count(mark, 8, 8 + length) for mark in (b"{", b"[")) > MAX_BRACKETS:
+        raise UserError(f"{where}: no safetensors file of one tensor (its header nests too much)")
     try:
-        header = json.loads(data[8 : 8 + length], object_pairs_hook=_no_duplicates)
+        header = json.loads(data[8 : 8 + length], object_pairs_hook=no_duplicates)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{where}: no safetensors file (its header: {str(error)[:100]})") from error
     if not isinstance(header, dict):
         raise UserError(f"{where}: no safetensors file (its header is no object)")
     return header
-
-
-def _no_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    if len({key for key, _ in pairs}) != len(pairs):
-        raise ValueError("a key occurs twice")
-    return dict(pairs)
 
 
 def read_part(data: bytes, clean: Tensor, ids: Sequence[str], where: str) -> Tensor:
@@ -99,17 +99,20 @@ def check_ids(found: Sequence[str], ids: Sequence[str], where: str) -> None:
     Raises:
         UserError: one is twice, missing, foreign or misplaced.
     """
-    if len(set(found)) != len(found):
-        twice = next(i for i in found if list(found).count(i) > 1)
-        raise UserError(f"{where}: image {twice[:80]!r} occurs twice; there must be one for each of the suite's")
-    missing = [i for i in ids if i not in set(found)]
-    foreign = [i for i in found if i not in set(ids)]
+    seen: set[str] = set()
+    for name in found:
+        if name in seen:
+            raise UserError(f"{where}: image {ascii(name)[:80]} occurs twice; there must be one for each of the suite's")
+        seen.add(name)
+    known = set(ids)
+    missing = [i for i in ids if i not in seen]
+    foreign = [i for i in found if i not in known]
     if foreign or missing:
-        what = f"{foreign[0][:80]!r} is no image of this suite" if foreign else f"image {missing[0]!r} is missing"
+        what = f"{ascii(foreign[0])[:80]} is no image of this suite" if foreign else f"image {missing[0]!r} is missing"
         raise UserError(f"{where}: {what} ({len(missing)} missing, {len(foreign)} foreign)")
     if list(found) != list(ids):
         place = next(n for n, (a, b) in enumerate(zip(found, ids, strict=True)) if a != b)
-        raise UserError(f"{where}: image {place} is {found[place]!r} where {ids[place]!r} belongs; keep the suite's order")
+        raise UserError(f"{where}: image {place} is {ascii(found[place])[:80]} where {ids[place]!r} belongs; keep its order")
 
 
 def read_pngs(folder: Path, clean: Tensor, ids: Sequence[str]) -> Tensor:
@@ -122,14 +125,17 @@ def read_pngs(folder: Path, clean: Tensor, ids: Sequence[str]) -> Tensor:
     if bad is not None:
         raise UserError(f"the ids of this suite's images ({bad!r}) are no file names; submit safetensors files")
     names = sorted(os.listdir(folder))  # noqa: PTH208 - names as they are, before any of them becomes a path
-    lowered = [n.casefold() for n in names]
-    twice = next((n for n in names if lowered.count(n.casefold()) > 1), None)
-    if twice is not None:
-        raise UserError(f"{folder}: image {twice!r} occurs twice; there must be one for each of the suite's")
+    if len(names) > 2 * len(ids) + 10:
+        raise UserError(f"{folder} holds {len(names)} files, more than there are images")
+    lowered: set[str] = set()
+    for name in names:
+        if name.casefold() in lowered:
+            raise UserError(f"{folder}: image {ascii(name)[:80]} occurs twice; there must be one for each of the suite's")
+        lowered.add(name.casefold())
     for name in names:
         refuse_link(folder / name)
         if not name.endswith(".png"):
-            raise UserError(f"{folder / name} has no place among the images, which are called ID.png")
+            raise UserError(f"{folder}: {ascii(name)[:80]} has no place among the images, which are called ID.png")
     found = {n.removesuffix(".png") for n in names}
     check_ids([*[i for i in ids if i in found], *sorted(found - set(ids))], ids, str(folder))
     _, channels, height, width = clean.shape
@@ -151,8 +157,12 @@ def _png(data: bytes, channels: int, height: int, width: int, path: Path) -> Ten
                 if image.mode != mode or getattr(image, "n_frames", 1) != 1:
                     raise UserError(f"{path}: it is of mode {image.mode}, it must be one {mode} image of 8 bits")
                 array = np.asarray(image)
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Warning) as error:
-        raise UserError(f"{path}: not a whole PNG ({' '.join(str(error).split())[:120]})") from error
+    except UserError:
+        raise
+    except (UnidentifiedImageError, Image.DecompressionBombError, NotImplementedError, OSError, SyntaxError) as error:
+        raise UserError(f"{path}: not a whole PNG ({printable(' '.join(str(error).split()))[:120]})") from error
+    except Exception as error:  # a decoder fails in whatever way a chunk makes it fail
+        raise UserError(f"{path}: not a whole PNG ({type(error).__name__})") from error
     return torch.from_numpy(array.reshape(height, width, channels).copy()).permute(2, 0, 1)
 
 

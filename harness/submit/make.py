@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
+import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -13,12 +14,13 @@ from torch import Tensor
 
 from harness.runs.craft import spans
 from harness.runs.workspace import Workspace
-from harness.sandbox import Choice, Limits, Sandbox, SubmissionError
+from harness.sandbox import Change, Choice, Limits, Sandbox, SubmissionError
 from harness.submit.bundle import inputs_sha256
 from harness.submit.images import check_attacked, parse, to_bytes
 from harness.submit.record import Source
 from harness.suites.selection import Job
 from harness.suites.suite import Suite
+from zoo.data import Dataset
 from zoo.errors import UserError
 from zoo.loading.load import weights_path
 
@@ -32,6 +34,8 @@ class Walls:
 
     choice: Choice = "auto"
     limits: Limits = field(default_factory=Limits)
+    total_seconds: float = 24 * 3600.0
+    """Time for all blocks of a submission, beside the limit of each."""
 
 
 @dataclass(frozen=True)
@@ -65,20 +69,38 @@ def substitute_sha256(workspace: Workspace, name: str) -> str:
     return weights[0] if len(weights) == 1 else hashlib.sha256("".join(weights).encode()).hexdigest()
 
 
-def furnish(box: Sandbox, workspace: Workspace, substitute: str) -> None:
-    """Hand a substitute of the suite, and nothing else that has weights, to a sandbox."""
+@dataclass(frozen=True)
+class Scene:
+    """What an attack is run on: the suite's images and substitute, or a control's."""
+
+    data: Dataset
+    count: int
+    """Images from the first on that are attacked; the others are only there to be mixed in."""
+    change: Change | None = None
+    """What is done to the substitute's weights; None leaves them as they are."""
+
+
+def scene_of(workspace: Workspace) -> Scene:
+    """Return what a suite's rows are made on."""
+    return Scene(workspace.full, len(workspace.data))
+
+
+def furnish(box: Sandbox, workspace: Workspace, substitute: str, change: Change | None = None) -> None:
+    """Hand a substitute of the suite, and nothing else that has weights, to a sandbox, which changes it if it is told to."""
     spec = workspace.suite.substitute(substitute)
     entries = [workspace.registry[model] for model in spec.models]
-    box.substitute(spec, entries, [weights_path(entry) for entry in entries])
+    box.substitute(spec, entries, [weights_path(entry) for entry in entries], change)
 
 
-def craft_block(box: Sandbox, workspace: Workspace, source: Source, seed: int, index: Tensor, count: int) -> Made:
+def craft_block(
+    box: Sandbox, workspace: Workspace, source: Source, seed: int, index: Tensor, count: int, scene: Scene | None = None
+) -> Made:
     """Let a sandbox craft the images of `index`, of which the first `count` are kept, and check them.
 
     Raises:
         SubmissionError: the code failed, or its images break a rule of the suite.
     """
-    data, suite = workspace.full, workspace.suite
+    data, suite = (scene or scene_of(workspace)).data, workspace.suite
     clean = data.images[index]
     crafted = box.craft(
         source.files,
@@ -98,13 +120,27 @@ def craft_block(box: Sandbox, workspace: Workspace, source: Source, seed: int, i
     return Made(images, crafted.forwards, crafted.backwards, crafted.seconds)
 
 
-def craft(box: Sandbox, workspace: Workspace, source: Source, job: Job, blocks: Iterable[Span], done: Callable[[], None]) -> Made:
-    """Craft blocks of a job with a sandbox that holds its substitute; the last block is padded, as the harness does."""
-    parts = []
-    for start, stop in blocks:
+@dataclass(frozen=True)
+class Order:
+    """Blocks of a job to be crafted on a scene."""
+
+    job: Job
+    blocks: tuple[Span, ...]
+    scene: Scene
+
+    @property
+    def index(self) -> Tensor:
+        """Places of the images in the scene."""
+        return torch.cat([torch.arange(*block) for block in self.blocks])
+
+
+def craft(box: Sandbox, workspace: Workspace, source: Source, order: Order, done: Callable[[], None]) -> Made:
+    """Craft an order with a sandbox that holds its substitute; the last block is padded, as the harness does."""
+    parts, job = [], order.job
+    for start, stop in order.blocks:
         index = torch.arange(start, start + workspace.suite.block).clamp(max=stop - 1)
         try:
-            parts.append(craft_block(box, workspace, source, job.seed, index, stop - start))
+            parts.append(craft_block(box, workspace, source, job.seed, index, stop - start, order.scene))
         except SubmissionError as error:
             where = f"{job.attack} on {job.substitute}, images {start} to {stop - 1}, seed {job.seed}"
             raise SubmissionError(f"{where}: {error}") from error
@@ -115,41 +151,48 @@ def craft(box: Sandbox, workspace: Workspace, source: Source, job: Job, blocks: 
 
 
 def craft_all(
-    workspace: Workspace, source: Source, jobs: Sequence[tuple[Job, Sequence[Span]]], walls: Walls, workers: int, notify: Notify
-) -> tuple[dict[Job, Made], str]:
-    """Craft blocks of several jobs, `workers` sandboxes at a time; return what was made and the walls it was made behind.
+    workspace: Workspace, source: Source, orders: Sequence[Order], walls: Walls, workers: int, notify: Notify
+) -> tuple[list[Made], str]:
+    """Craft several orders, `workers` sandboxes at a time, each in a sandbox of its own, so that none leaves a trace for another.
+
+    Returns what was made, in the same order, and the walls it was made behind.
 
     Raises:
-        SubmissionError: the code failed, or its images break a rule of the suite.
+        SubmissionError: the code failed, its images break a rule of the suite, or it took more than its time in all.
         UserError: no isolation works here.
     """
-    total, lock, finished = sum(len(blocks) for _, blocks in jobs), threading.Lock(), [0]
+    total, lock, finished = sum(len(order.blocks) for order in orders), threading.Lock(), [0]
+    deadline = time.monotonic() + walls.total_seconds
 
     def done() -> None:
         with lock:
             finished[0] += 1
             notify(f"crafting {source.submission.name}", finished[0], total)
+        if time.monotonic() > deadline:
+            took = f"{finished[0]} of {total} blocks took more than {walls.total_seconds:g} seconds"
+            raise SubmissionError(f"{source.submission.name}: {took}, the time for a submission; allow more with --total-seconds")
 
-    def share(mine: Sequence[tuple[Job, Sequence[Span]]]) -> tuple[dict[Job, Made], str]:
-        made: dict[Job, Made] = {}
+    def one(order: Order) -> tuple[Made, str]:
         with Sandbox(walls.choice, walls.limits) as box:
-            box.data(workspace.full.images, workspace.full.labels)
-            for job, blocks in mine:
-                furnish(box, workspace, job.substitute)
-                made[job] = craft(box, workspace, source, job, blocks, done)
-            return made, box.isolation
+            box.data(order.scene.data.images, order.scene.data.labels)
+            furnish(box, workspace, order.job.substitute, order.scene.change)
+            return craft(box, workspace, source, order, done), box.isolation
 
-    shares = [jobs[n::workers] for n in range(min(workers, len(jobs)))]
-    with ThreadPoolExecutor(len(shares)) as pool:
-        results = [future.result() for future in [pool.submit(share, mine) for mine in shares]]
-    merged = {job: made for part, _ in results for job, made in part.items()}
-    for job, blocks in jobs:
-        index = torch.cat([torch.arange(*block) for block in blocks])
-        check_attacked(merged[job].images, workspace.full.images[index], f"{job.attack} on {job.substitute}")
-    return {job: merged[job] for job, _ in jobs}, results[0][1]
+    with ThreadPoolExecutor(max(1, min(workers, len(orders)))) as pool:
+        futures = [pool.submit(one, order) for order in orders]
+        try:
+            results = [future.result() for future in futures]
+        except BaseException:
+            for future in futures:
+                future.cancel()
+            raise
+    for order, (made, _) in zip(orders, results, strict=True):
+        if order.scene.change is None:
+            check_attacked(made.images, order.scene.data.images[order.index], f"{order.job.attack} on {order.job.substitute}")
+    return [made for made, _ in results], results[0][1]
 
 
-def all_blocks(workspace: Workspace, jobs: Iterable[Job]) -> list[tuple[Job, Sequence[Span]]]:
+def all_blocks(workspace: Workspace, jobs: Iterable[Job]) -> list[Order]:
     """Return jobs with all blocks of the suite's images."""
-    blocks = spans(len(workspace.data), workspace.suite.block)
-    return [(job, blocks) for job in jobs]
+    blocks = tuple(spans(len(workspace.data), workspace.suite.block))
+    return [Order(job, blocks, scene_of(workspace)) for job in jobs]

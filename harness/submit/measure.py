@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from harness.board.statistics import holm, mcnemar, sign_flip
+from harness.board.statistics import sign_flip
 from harness.records.pinned import PinnedSuite
 from harness.records.provenance import provenance
 from harness.records.rows import Clean, Cost, Evidence, Outcome, Predictions, Row, Submitted
@@ -24,6 +24,7 @@ from harness.runs.craft import max_level
 from harness.runs.executors.local import Local
 from harness.runs.runner import suite_folder
 from harness.runs.score import predictions
+from harness.runs.similarity import size
 from harness.runs.stage import Report, Stage
 from harness.runs.workspace import Workspace, describe
 from harness.storage.shards import digest
@@ -33,7 +34,14 @@ from harness.suites.selection import Job
 from zoo.errors import UserError
 
 ALPHA = 0.05
+ALLOWED = 0.01
+"""Share of predictions that may differ between two machines."""
 ALIKE = 0.5
+ABSENT = "its weights were not at hand"
+UNFIT = "it is less accurate here than the registry claims"
+FAILED = "it could not predict the clean images"
+REASONS = (ABSENT, UNFIT, FAILED)
+"""All that a submitted row gives as the reason of a missing cell."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +91,7 @@ class Judge:
             limit=workspace.context.limit,
             images_sha256=digest(made.images),
             max_level=max_level(made.images, workspace.data.images),
+            size=size(made.images, workspace.data.images, workspace.context.device),
             outcomes=outcomes,
             failures={t: self.blocked[t] for t in workspace.suite.target_names if t in self.blocked},
             cost=Cost(
@@ -108,13 +117,14 @@ def judge(workspace: Workspace, out: Path | None, workers: int, notify: Notify) 
         folder = Path(place)
         if out is not None and (known := suite_folder(out, workspace.suite, workspace.context.limit) / "clean.json").is_file():
             shutil.copyfile(known, folder / "clean.json")
-        blocked = absent_models(workspace, workspace.suite.target_names)
+        absent = absent_models(workspace, workspace.suite.target_names)
         pinned = describe(workspace, absent_models(workspace, workspace.suite.model_names))
         work = Stage(workspace.context, pinned, executor, notify, Report(folder))
-        clean, failed = admit(work, [t for t in workspace.suite.target_names if t not in blocked])
-        blocked |= failed
-        if len(blocked) == len(workspace.suite.target_names):
-            raise UserError(f"no target of {workspace.suite.name} can be scored here: {next(iter(blocked.values()))}")
+        clean, failed = admit(work, [t for t in workspace.suite.target_names if t not in absent])
+        if len(absent | failed) == len(workspace.suite.target_names):
+            raise UserError(f"no target of {workspace.suite.name} can be scored here: {next(iter((absent | failed).values()))}")
+        unfit = {t: UNFIT if t in clean.predictions else FAILED for t in failed}
+        blocked = {**dict.fromkeys(absent, ABSENT), **unfit}
         yield Judge(workspace, pinned, clean, blocked, executor, notify)
 
 
@@ -126,10 +136,12 @@ class Agreement:
     differing: int
     """Predictions that differ, over all targets."""
     predictions: int
+    too_many: str
+    """Where more predictions differ than the allowance; empty when nowhere."""
     p: float
-    """Smallest p, adjusted by Holm, that the rates of a target or their mean are the same."""
-    worst: str
-    """The target whose rates differ most, with both rates."""
+    """One-sided p that the stated mean rate is no higher than the one found."""
+    rates: tuple[float, float]
+    """Mean error rates, stated and found."""
 
     @property
     def identical(self) -> bool:
@@ -137,25 +149,48 @@ class Agreement:
         return self.differing == 0
 
     @property
+    def why(self) -> str:
+        """The comparison in words."""
+        share = f"{self.differing} of {self.predictions} predictions differ"
+        if self.too_many:
+            return f"{share}, more than one in a hundred ({self.too_many})"
+        said, found = (f"{100 * rate:.1f} %" for rate in self.rates)
+        return f"{share}; wrong on average {said} as stated, {found} as found (one-sided p = {self.p:.2g})"
+
+    @property
     def consistent(self) -> bool:
-        """Whether the rates may well be the same."""
-        return self.p >= ALPHA
+        """Whether another machine's kernels may account for the difference."""
+        return not self.too_many and self.p >= ALPHA
 
 
 def agree(said: Mapping[str, np.ndarray], found: Mapping[str, np.ndarray], labels: np.ndarray) -> Agreement:
-    """Compare predictions (N,) per target, by McNemar's test for each target and a sign-flip test of the mean over them."""
+    """Compare predictions (N,) per target, stated and found.
+
+    Another machine's kernels tip a prediction here and there, in either direction: one in a hundred may differ, for each target
+    and in all, and the mean rate over targets must not be higher as stated than as found (sign-flip test over images, one-sided
+    and uncorrected: whoever forges chooses the direction).
+    """
     targets = [t for t in said if t in found]
     if not targets:
         raise UserError("there is no target that both sides have scored")
+    differing = {t: int((said[t] != found[t]).sum()) for t in targets}
+    everything, total = len(targets) * len(labels), sum(differing.values())
+    place = max(targets, key=lambda t: differing[t])
+    too_many = ""
+    if differing[place] > math.ceil(ALLOWED * len(labels)):
+        too_many = f"{differing[place]} of {len(labels)} of {place}"
+    elif total > math.ceil(ALLOWED * everything):
+        too_many = f"{total} of {everything} in all"
     wrong = [(said[t] != labels, found[t] != labels) for t in targets]
-    p_values = [mcnemar(int((a & ~b).sum()), int((b & ~a).sum())) for a, b in wrong]
     difference = np.mean([a.astype(float) - b.astype(float) for a, b in wrong], axis=0)
-    adjusted = holm([*p_values, sign_flip(difference)])
-    gaps = [abs(float(a.mean() - b.mean())) for a, b in wrong]
-    place = int(np.argmax(gaps))
-    worst = f"{targets[place]}: {100 * wrong[place][0].mean():.1f} % and {100 * wrong[place][1].mean():.1f} % wrong"
-    differing = sum(int((said[t] != found[t]).sum()) for t in targets)
-    return Agreement(len(labels), differing, len(targets) * len(labels), min(adjusted), worst)
+    rates = (float(np.mean([a.mean() for a, _ in wrong])), float(np.mean([b.mean() for _, b in wrong])))
+    return Agreement(len(labels), total, everything, too_many, one_sided(difference), rates)
+
+
+def one_sided(differences: np.ndarray) -> float:
+    """Return the one-sided p of the sign-flip test that the mean of paired differences is not above zero."""
+    p = sign_flip(differences)
+    return p / 2 if float(differences.sum()) > 0 else 1 - p / 2
 
 
 def likeness(a: Tensor, b: Tensor, clean: Tensor) -> float:
@@ -165,28 +200,6 @@ def likeness(a: Tensor, b: Tensor, clean: Tensor) -> float:
     """
     first, second = ((x.to(torch.float32) - clean.to(torch.float32)).flatten(1) for x in (a, b))
     return float(torch.nn.functional.cosine_similarity(first, second).median())
-
-
-def check_claim(claim: Row, measured: Row, labels: np.ndarray) -> None:
-    """Refuse claimed outcomes that are not what our targets say of the same images.
-
-    Another machine's kernels may tip a prediction that stands on the edge: one in a hundred per target is let pass.
-
-    Raises:
-        UserError: more differ; the message gives both rates.
-    """
-    for target, outcome in claim.outcomes.items():
-        ours = measured.outcomes.get(target)
-        if ours is None:
-            continue
-        for kind, said, found in (("clean", outcome.clean, ours.clean), ("adversarial", outcome.adv, ours.adv)):
-            differing = int((said.array != found.array).sum())
-            if differing > math.ceil(0.01 * len(labels)):
-                rates = [f"{100 * float((p.array != labels).mean()):.1f} %" for p in (said, found)]
-                raise UserError(
-                    f"{claim.attack} on {claim.substitute}: the bundle claims that {target} is wrong on {rates[0]} of the {kind} "
-                    f"images, measured on the same images it is {rates[1]} ({differing} predictions differ)"
-                )
 
 
 def rates(row: Row, labels: Sequence[int] | np.ndarray) -> str:

@@ -1,4 +1,4 @@
-"""A submission's folder to a bundle: crafted behind the walls or read from images, scored where the targets are at hand."""
+"""A submission's folder to a bundle: crafted behind the walls or read from images; scored to tell its maker alone."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ from pathlib import Path
 from safetensors.torch import save
 from torch import Tensor
 
-from harness.records.provenance import provenance
 from harness.records.rows import Submitted
 from harness.runs.workspace import Workspace, open_workspace
-from harness.submit.bundle import IMAGES, ROWS, SOURCE, JobRecord, Manifest, part, write
+from harness.submit.bundle import IMAGES, SOURCE, JobRecord, Manifest, part, write
 from harness.submit.images import KEY, MAX_HEADER, check_attacked, check_ball, read_part, read_pngs
 from harness.submit.make import (
     Made,
@@ -53,9 +52,23 @@ def pack(
     overlays: Sequence[str] = (),
     workers: int = 1,
     scored: bool = True,
+    with_images: bool = True,
     notify: Notify | None = None,
 ) -> Packed:
     """Make the bundle of a submission on a suite.
+
+    Args:
+        folder: the submission.
+        suite: the suite.
+        path: the zip file, or the folder, to write.
+        limit: only so many first images.
+        walls: how its code is walled in.
+        device: where the targets run.
+        overlays: further files of the registry.
+        workers: sandboxes and processes at a time.
+        scored: whether to score the images on the targets that are here, to see how it does.
+        with_images: whether a bundle of code brings the images, too, for its maker's and our bytes to be compared.
+        notify: called with the progress.
 
     Raises:
         UserError: the submission, its code or its images are not what they must be.
@@ -67,26 +80,23 @@ def pack(
     jobs = jobs_of(source, suite)
     isolation = None
     if source.files:
-        made, isolation = craft_all(workspace, source, all_blocks(workspace, jobs), walls or Walls(), workers, notify)
+        found, isolation = craft_all(workspace, source, all_blocks(workspace, jobs), walls or Walls(), workers, notify)
+        made = dict(zip(jobs, found, strict=True))
     else:
         made = {job: read_images(folder, workspace, job) for job in jobs}
-    records = {job: _record(workspace, job, made[job], bool(source.files)) for job in jobs}
+    records = {job: _record(workspace, job) for job in jobs}
     yaml = read_text(folder / FILE, MAX_YAML)
     parts = {f"{SOURCE}/{name}": text.encode() for name, text in {FILE: yaml, **source.files}.items()}
-    for job in jobs:
-        parts[records[job].images] = encode(made[job].images, workspace)
-    results: dict[str, str] = {}
-    if scored:
-        parts |= _claims(workspace, source, made, isolation, workers, notify, results)
+    if with_images or not source.files:
+        parts |= {records[job].images: encode(made[job].images, workspace) for job in jobs}
+    results = _scores(workspace, source, made, isolation, workers, notify) if scored else {}
     manifest = Manifest(
-        format=1,
+        format=2,
         submission=source.submission.name,
         suite=suite.name,
         suite_version=suite.version,
         inputs_sha256=inputs_of(workspace),
         limit=workspace.context.limit,
-        isolation=isolation,
-        provenance=provenance(),
         jobs=tuple(records.values()),
         parts={name: part(data) for name, data in parts.items()},
     )
@@ -123,41 +133,27 @@ def read_images(folder: Path, workspace: Workspace, job: Job) -> Made:
     return Made(images, 0, 0, 0.0)
 
 
-def _record(workspace: Workspace, job: Job, made: Made, counted: bool) -> JobRecord:
-    return JobRecord(
-        substitute=job.substitute,
-        substitute_sha256=substitute_sha256(workspace, job.substitute),
-        seed=job.seed,
-        forwards=made.forwards if counted else None,
-        backwards=made.backwards if counted else None,
-        seconds=round(made.seconds, 3),
-    )
+def _record(workspace: Workspace, job: Job) -> JobRecord:
+    return JobRecord(substitute=job.substitute, substitute_sha256=substitute_sha256(workspace, job.substitute), seed=job.seed)
 
 
-def _claims(
-    workspace: Workspace,
-    source: Source,
-    made: dict[Job, Made],
-    isolation: str | None,
-    workers: int,
-    notify: Notify,
-    results: dict[str, str],
-) -> dict[str, bytes]:
-    """Score the images with the targets that are at hand, and return the rows as parts of the bundle."""
+def _scores(
+    workspace: Workspace, source: Source, made: dict[Job, Made], isolation: str | None, workers: int, notify: Notify
+) -> dict[str, str]:
+    """Score the images with the targets that are at hand, and say the rates; they go into no bundle."""
     submission = source.submission
     submitted = Submitted(
         authors=submission.authors,
         paper=submission.paper,
         license=submission.license,
         source_sha256=source.sha256,
-        bundle_sha256="0" * 64,  # a bundle cannot name its own digest; whoever adds the row fills it in
+        bundle_sha256="0" * 64,  # there is none yet, and this row is written nowhere
         isolation=isolation,
     )
-    parts = {}
+    results = {}
     with judge(workspace, None, workers, notify) as bar:
         for done, (job, images) in enumerate(made.items(), 1):
-            row = bar.row(job, source, images, "claimed", submitted, workspace.context.device)
-            parts[f"{ROWS}/{row.filename}"] = (row.model_dump_json(indent=1) + "\n").encode()
+            row = bar.row(job, source, images, "rescored", submitted, workspace.context.device)
             results[job.substitute + (f" seed {job.seed}" if job.seed else "")] = rates(row, bar.clean.labels.array)
             notify("scoring", done, len(made))
-    return parts
+    return results

@@ -15,6 +15,8 @@ from typing import Annotated, Literal, TypeVar
 import yaml
 from pydantic import Field, StringConstraints, field_validator, model_validator
 
+from harness.sandbox import printable
+from harness.submit.text import MARKS, refuse_odd_text
 from zoo.errors import UserError
 from zoo.registry.entry import Name, Record
 from zoo.registry.yamlfile import read_yaml, validate
@@ -22,11 +24,15 @@ from zoo.registry.yamlfile import read_yaml, validate
 FILE = "submission.yaml"
 ATTACK = "attack.py"
 MAX_YAML = 64 * 1024
-MAX_SOURCE = 256 * 1024
+MAX_SOURCE = 64 * 1024
+"""Bytes of all Python files of a submission together; room for an attack, not for what targets or images give away."""
 MAX_FILES = 20
 MAX_DEPTH = 10
 T = TypeVar("T")
 SOURCE_NAME = r"^[a-z_][a-z0-9_]{0,60}\.py$"
+
+PAPER = r"^https?://[a-z0-9-]+(\.[a-z0-9-]+)+(:[0-9]{1,5})?(/[A-Za-z0-9._~/%?&=#+:,;-]*)?$"
+"""A plain address: no user, no script, no letters that look like others, nothing that ends a link of Markdown or HTML."""
 
 Text = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 
@@ -40,29 +46,40 @@ class Submission(Record):
     """The attack's full name."""
     authors: tuple[Text, ...] = Field(min_length=1, max_length=50)
     """Who made it."""
-    paper: Annotated[str, StringConstraints(pattern=r"^https?://[^\s<>\"']+$", max_length=300)] | None = None
+    paper: Annotated[str, StringConstraints(pattern=PAPER, max_length=300)] | None = None
     """Where it is published."""
     license: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9.+-]*$", max_length=60)]
     """Licence of the code or of the images, as an SPDX id such as MIT or CC-BY-4.0."""
     kind: Literal["code", "images"] = "code"
     """Whether attack.py makes the images, or they were made elsewhere."""
     settings: dict[Annotated[str, StringConstraints(pattern=r"^[a-z_][a-z0-9_]{0,60}$")], int | float | str | bool] = Field(
-        default_factory=dict
+        default_factory=dict, max_length=50
     )
     """Keyword arguments of the attack beside those that the suite gives."""
     substitutes: tuple[Name, ...] | None = None
     """Substitutes of the suite to craft on; null is all of them."""
 
+    @field_validator("paper")
+    @classmethod
+    def _plain_address(cls, value: str | None) -> str | None:
+        if value is not None and "xn--" in value:
+            raise ValueError("holds a host name of other letters (xn--), which can look like another; give a plain one")
+        return value
+
     @field_validator("title", "authors", "settings")
     @classmethod
     def _plain_text(cls, value: T) -> T:
-        texts = [value] if isinstance(value, str) else list(value.values()) if isinstance(value, dict) else list(value)  # type: ignore[call-overload]
-        for text in [t for t in texts if isinstance(t, str)]:
+        if isinstance(value, dict):
+            texts, marks = [v for v in value.values() if isinstance(v, str)], MARKS + "_="
+        else:
+            texts, marks = [value] if isinstance(value, str) else list(value), MARKS  # type: ignore[call-overload]
+        for text in texts:
             if len(text) > 200:
                 raise ValueError("holds a text of more than 200 characters")
-            bad = next((c for c in text if not c.isprintable() or c in "|<>`[]"), None)
-            if bad is not None:
-                raise ValueError(f"holds {unicodedata.name(bad, repr(bad))}, which a table cannot show; leave it out")
+            refuse_odd_text(text, marks)
+        numbers = value.values() if isinstance(value, dict) else ()
+        if any(isinstance(n, int) and abs(n) > 2**53 for n in numbers):
+            raise ValueError("holds a number beyond 2**53; a setting is no place to keep data")
         return value
 
     @model_validator(mode="after")
@@ -133,6 +150,9 @@ def check_source(submission: Submission, files: dict[str, str], where: str) -> N
         raise UserError(f"{where}: {ATTACK} is missing; a submission of kind `code` defines attack(model, x, y, ...) there")
     if submission.kind == "images" and files:
         raise UserError(f"{where}: kind is `images`, yet there is {sorted(files)[0]}; remove it, or say kind: code")
+    size = sum(len(text.encode()) for text in files.values())
+    if size > MAX_SOURCE:
+        raise UserError(f"{where}: its code has {size} bytes, more than the {MAX_SOURCE} that it may have; keep to the attack")
     for name, text in files.items():
         if not re.fullmatch(SOURCE_NAME, name):
             raise UserError(f"{where}: {name!r} is no module name; use lower-case letters, digits and underscores")
@@ -146,6 +166,13 @@ def parse(text: str, where: str) -> Submission:
     Raises:
         UserError: it is malformed, tagged, refers to itself, or does not say what it must.
     """
+    try:
+        return _parse(text, where)
+    except UserError as error:
+        raise UserError(printable(str(error))) from error
+
+
+def _parse(text: str, where: str) -> Submission:
     _refuse_knots(text, where)
     with tempfile.TemporaryDirectory() as place:
         path = Path(place) / FILE
@@ -196,6 +223,8 @@ def refuse_link(path: Path) -> None:
         raise UserError(f"{path} is a link, which could lead anywhere; put the file itself there")
     if not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)):
         raise UserError(f"{path} is neither a file nor a folder")
+    if stat.S_ISREG(found.st_mode) and found.st_nlink > 1:
+        raise UserError(f"{path} is one of {found.st_nlink} names of a file (hard links), so others can change it; copy it there")
 
 
 def read_plain(path: Path, limit: int) -> bytes:
@@ -211,8 +240,9 @@ def read_plain(path: Path, limit: int) -> bytes:
     except OSError as error:
         raise UserError(f"{path} cannot be read as a plain file ({error.strerror})") from error
     with os.fdopen(descriptor, "rb") as stream:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise UserError(f"{path} is not a plain file")
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
+            raise UserError(f"{path} is not a plain file of one name")
         data = stream.read(limit + 1)
     if len(data) > limit:
         raise UserError(f"{path} is larger than the {limit} bytes that it may have")

@@ -1,202 +1,190 @@
-"""What a pull request does to the leaderboards, told by trusted code that reads its files and runs none of them.
+"""What a pull request brings, told by trusted code that reads its files and imports none of them.
 
-With a share of blocks to verify, the submitted code is run behind the walls of the sandbox.
+A submission is one bundle below `submissions/` and nothing else. Rows are never taken from a pull request: where the suite is
+small enough, they are made here, from the bundle, on a copy of the base branch's boards.
 """
 
 from __future__ import annotations
 
 import difflib
 import os
-import re
+import shutil
+import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from harness.board import check as check_board
-from harness.records import chain
-from harness.records.pinned import PinnedSuite
-from harness.records.rows import Row, read_rows
 from harness.sandbox import printable
-from harness.submit.add import SUBMISSIONS
-from harness.submit.claim import MAX_ROW, read_claim
-from harness.submit.make import Walls
-from harness.submit.naming import refuse_taken, reserved
-from harness.submit.record import FILE, read_folder, read_plain, refuse_link
+from harness.submit.bundle import Bundle
+from harness.submit.flags import flags
+from harness.submit.make import Notify, Walls
+from harness.submit.record import read_plain, refuse_link
 from zoo.errors import UserError
 
 MAX_FILE = 64 * 2**20
-MAX_FILES = 20000
+MAX_FILES = 50_000
 DIFF_LINES = 120
-NEW = re.compile(rf"rows/[a-z0-9][a-z0-9.-]*\.json|{SUBMISSIONS}/[a-z0-9][a-z0-9.-]*/({FILE}|[a-z_][a-z0-9_]*\.py)")
-LOCK = ".lock"
-BOARD = ("board.md", "board.csv", "board.json")
-"""Files that are held against the rows, byte by byte."""
+BUNDLES, BOARDS, WORKFLOWS = "submissions", "leaderboards", ".github"
 
 
 @dataclass
 class Review:
     """What was found."""
 
+    warnings: list[str] = field(default_factory=list)
+    """What a reader must know before anything else."""
     problems: list[str] = field(default_factory=list)
-    added: list[tuple[Path, Row]] = field(default_factory=list)
-    verdicts: list[str] = field(default_factory=list)
+    bundle: str = ""
+    made: list[str] = field(default_factory=list)
+    flags: list[str] = field(default_factory=list)
     diff: list[str] = field(default_factory=list)
+    posted: bool = True
+    """Whether the report may be posted; nothing is where the workflows themselves would change."""
 
     @property
     def markdown(self) -> str:
         """The report as Markdown, in which nothing that was submitted is more than text."""
-        lines = ["## Review of the submission", ""]
+        lines = []
+        if self.warnings:
+            lines += ["**Read this first:**", "", *_fenced(self.warnings)]
+        lines += ["## Review of the submission", ""]
         if self.problems:
             lines += ["It cannot be merged as it is:", "", *_fenced(self.problems)]
-        else:
-            lines += ["Files, digests, chain, budget and board agree.", ""]
-        if self.added:
-            listed = [f"{r.filename}: {r.images} images, {len(r.outcomes)} targets, {r.evidence}" for _, r in self.added]
-            lines += ["New rows:", "", *_fenced(listed)]
-        if self.verdicts:
-            lines += ["Crafted anew and compared:", "", *_fenced(self.verdicts)]
+        elif self.bundle:
+            lines += ["The bundle is whole, and brings nothing else:", "", *_fenced([self.bundle])]
+        if self.flags:
+            lines += ["A person should look at:", "", *_fenced(self.flags)]
+        if self.made:
+            lines += ["Made here from the bundle:", "", *_fenced(self.made)]
         if self.diff:
-            lines += ["The board changes like this:", "", *_fenced(self.diff)]
+            lines += ["The board would change like this:", "", *_fenced(self.diff)]
         return "\n".join(lines) + "\n"
 
 
-def review(base: Path, head: Path, fraction: float = 0.0, walls: Walls | None = None) -> Review:
-    """Compare the leaderboards in `head` with those in `base`."""
+def review(
+    base: Path, head: Path, make: Sequence[str] = (), walls: Walls | None = None, workers: int = 1, notify: Notify | None = None
+) -> Review:
+    """Compare a checkout of a pull request with one of its base branch.
+
+    Args:
+        base: the base branch's files.
+        head: the pull request's.
+        make: suites that are small enough for their rows to be made here.
+        walls: how submitted code is walled in.
+        workers: sandboxes and processes at a time.
+        notify: called with the progress.
+    """
     found = Review()
     try:
-        before, after = _files(base), _files(head)
+        before, after = files(base), files(head)
+        changed = sorted(name for name in before | after if _differs(name, base, head, before, after))
     except UserError as error:
-        found.problems.append(str(error))
+        found.problems.append(printable(str(error)))
         return found
-    for name in sorted(before | after):
-        reason = _change(name, base / name if name in before else None, head / name if name in after else None)
-        if reason is not None:
-            found.problems.append(f"{name}: {reason}")
-    if found.problems:
-        return found  # what comes next reads the files
-    for folder in sorted({"/".join(n.split("/")[:2]) for n in after if _differs(base / n, head / n)}):
+    _sort_out(changed, before, after, found)
+    bundles = sorted({"/".join(Path(name).parts[:2]) for name in changed if name.startswith(f"{BUNDLES}/")})
+    if len(bundles) != 1:
+        count = f"{len(bundles)} bundles" if bundles else "no bundle"
+        found.problems.append(f"it brings {count} below {BUNDLES}/; a submission is one")
+    if not found.problems:
         try:
-            _review_board(base / folder, head / folder, found)
+            _open(head / bundles[0], found)
+            if not found.problems:
+                _make(head / bundles[0], base / BOARDS, make, walls or Walls(), workers, notify, found)
         except UserError as error:
-            found.problems.append(f"{folder}: {error}")
-    attacks = sorted({row.attack for _, row in found.added})
-    if len(attacks) > 1:
-        found.problems.append(f"it adds {len(attacks)} submissions ({', '.join(attacks)}); one pull request adds one")
-    if not found.added and not found.problems:
-        found.problems.append("it adds no row")
-    if fraction and not found.problems:
-        _verify(found, fraction, walls or Walls())
+            found.problems.append(printable(f"{bundles[0]}: {error}".replace(f"{head}/", "")))
     return found
 
 
-def _files(root: Path) -> set[str]:
-    """Return all files below a folder, refusing links and whatever else is not a plain file."""
-    found: set[str] = set()
-    for folder, folders, files in os.walk(root):
-        for name in [*folders, *files]:
-            refuse_link(Path(folder) / name)
-        found |= {(Path(folder) / name).relative_to(root).as_posix() for name in files if name != LOCK}
-        if len(found) > MAX_FILES:
-            raise UserError(f"{root} holds more than {MAX_FILES} files")
-    return found
-
-
-def _differs(before: Path, after: Path) -> bool:
-    return not before.is_file() or read_plain(before, MAX_FILE) != read_plain(after, MAX_FILE)
-
-
-def _change(name: str, before: Path | None, after: Path | None) -> str | None:
-    """Return why a pull request may not change a file as it does; None when it may."""
-    parts = name.split("/")
-    if after is None:
-        return "is removed; a submission removes nothing"
-    if len(parts) < 3:
-        return None if before is not None and not _differs(before, after) else "has no place among the leaderboards"
-    if before is not None and not _differs(before, after):
-        return None
-    file = parts[2]
-    if file == chain.FILE and before is not None:
-        old, new = (read_plain(p, MAX_FILE).decode(errors="replace") for p in (before, after))
-        return None if chain.extends(old, new) else "rewrites history; the chain only grows"
-    if file in BOARD and len(parts) == 3:
-        return None
-    if before is not None:
-        return "is changed; a submission changes no row and no setting"
-    return None if NEW.fullmatch("/".join(parts[2:])) else "is new; a submission adds rows and its own source to a board"
-
-
-def _review_board(base: Path, head: Path, found: Review) -> None:
-    """Check one leaderboard of the pull request."""
-    pinned = PinnedSuite.read(base)
-    old = {p.name for p in (base / "rows").glob("*.json")}
-    names: set[str] = set()
-    for path in sorted((head / "rows").glob("*.json")):
-        if path.name in old:
-            continue
-        count = min(_limit(head) or pinned.images, pinned.images)
-        row = read_claim(read_plain(path, MAX_ROW), pinned.suite.target_names, count, path.name)
-        _check_row(row, path, head, pinned)
-        found.added.append((path, row))
-        names.add(row.attack)
-    sources = [{p.name for p in (f / SUBMISSIONS).glob("*")} for f in (base, head)]
-    for name in sorted((sources[1] - sources[0]) ^ names):
-        found.problems.append(f"{SUBMISSIONS}/{name} and new rows of {name!r} come together, or not at all")
-    for name in sorted(sources[0]):
-        old_files, new_files = ({p.name for p in (f / SUBMISSIONS / name).glob("*")} for f in (base, head))
-        if new_files - old_files:
-            found.problems.append(f"{SUBMISSIONS}/{name}: a file is added to another's source")
-    taken = sorted({row.attack for row in read_rows(base)})
-    for name in sorted(names):
-        refuse_taken(name, reserved(), "an attack or model of the harness")
-        refuse_taken(name, [t for t in taken if t != name], "an attack on this board")
-    found.problems += check_board(head)
-    old_board, new_board = ((f / "board.md").read_text(encoding="utf-8").splitlines() for f in (base, head))
-    found.diff += list(difflib.unified_diff(old_board, new_board, "before", "after", n=0, lineterm=""))[:DIFF_LINES]
-
-
-def _limit(folder: Path) -> int | None:
-    """Return how many images a board's folder is about by its name (v1-limit50), or None for all of them."""
-    _, _, limit = folder.name.partition("-limit")
-    return int(limit) if limit.isdigit() else None
-
-
-def _check_row(row: Row, path: Path, folder: Path, pinned: PinnedSuite) -> None:
-    """Refuse a new row that is not of this suite, or not of a submission whose source is stored with it.
+def files(root: Path) -> set[str]:
+    """Return all files below a folder but for git's own, refusing links and whatever else is not a plain file.
 
     Raises:
-        UserError: so it is.
+        UserError: there is such a thing, or there are too many.
     """
-    if row.filename != path.name:
-        raise UserError(f"{path.name} holds the row of {row.filename}")
-    if row.suite_digest != pinned.digest:
-        raise UserError(f"{path.name} was made for other targets or images")
-    if row.max_level > pinned.suite.budget.levels:
-        raise UserError(f"{path.name}: its images differ by {row.max_level} levels, the budget is {pinned.suite.budget.levels}")
-    if row.submission is None:
-        raise UserError(f"{path.name} names no submission; harness submit add writes such rows")
-    source = read_folder(folder / SUBMISSIONS / row.attack)
-    submission = source.submission
-    same = submission.name == row.attack and submission.authors == row.submission.authors
-    if not same or source.sha256 != row.submission.source_sha256 or source.composition != row.composition:
-        raise UserError(f"{path.name}: {SUBMISSIONS}/{row.attack} is not the source that it names")
+    found: set[str] = set()
+    for folder, folders, names in os.walk(root):
+        if Path(folder) == root:
+            folders[:] = [name for name in folders if name != ".git"]
+            names = [name for name in names if name != ".git"]
+        for name in [*folders, *names]:
+            refuse_link(Path(folder) / name)
+        found |= {(Path(folder) / name).relative_to(root).as_posix() for name in names}
+        if len(found) > MAX_FILES:
+            raise UserError(f"there are more than {MAX_FILES} files")
+    return found
 
 
-def _verify(found: Review, fraction: float, walls: Walls) -> None:
-    from harness.submit.verify import verify
-
-    for path, row in found.added:
-        if row.submission is None or row.submission.source_sha256 is None:
-            found.verdicts.append(f"{row.filename}: only images were submitted; score its bundle by hand")
-            continue
-        try:
-            result = verify(path, fraction, walls=walls)
-        except UserError as error:
-            found.problems.append(f"{row.filename}: {error}")
-            continue
-        found.verdicts += [f"{f.verdict}: {row.filename}: {f.detail}" for f in result.findings]
-        if not result.holds:
-            found.problems.append(f"{row.filename} does not hold when it is made again")
+def _differs(name: str, base: Path, head: Path, before: set[str], after: set[str]) -> bool:
+    if name not in before or name not in after:
+        return True
+    one, other = base / name, head / name
+    return one.stat().st_size != other.stat().st_size or read_plain(one, MAX_FILE) != read_plain(other, MAX_FILE)
 
 
-def _fenced(lines: list[str]) -> list[str]:
+def _sort_out(changed: Sequence[str], before: set[str], after: set[str], found: Review) -> None:
+    """Name what a submission may not do; a rename is a file that goes and a file that comes."""
+    if any(name.split("/")[0] == WORKFLOWS for name in changed):
+        found.posted = False
+        found.warnings.append(f"it changes {WORKFLOWS}/: nothing that its workflows say of it can be trusted")
+    others = [name for name in changed if name.split("/")[0] not in (BUNDLES, BOARDS)]
+    if others:
+        found.warnings.append(f"it also changes {len(others)} file(s) elsewhere: look at those before you trust this report")
+    for name in changed:
+        where = name.split("/")[0]
+        if where == BOARDS:
+            found.problems.append(f"{printable(name)}: rows and boards are made by trusted code, never taken from a pull request")
+        elif where != BUNDLES:
+            found.problems.append(f"{printable(name)}: a submission changes nothing outside {BUNDLES}/")
+        elif name in before:
+            verb = "changed" if name in after else "removed"
+            found.problems.append(f"{printable(name)}: is {verb}; a submission adds a bundle and leaves the others alone")
+    known = {"/".join(Path(name).parts[:2]) for name in before if name.startswith(f"{BUNDLES}/")}
+    for name in changed:
+        if name not in before and "/".join(Path(name).parts[:2]) in known:
+            found.problems.append(f"{printable(name)}: is added to another's bundle")
+
+
+def _open(path: Path, found: Review) -> None:
+    """Read a bundle as text, and say what it is."""
+    bundle = Bundle(path)
+    source, manifest = bundle.source(), bundle.manifest
+    name = f"{source.submission.name}--{manifest.suite}"
+    if path.name not in (name, f"{name}.zip"):
+        found.problems.append(f"it is called {printable(path.name)}, and should be {name} or {name}.zip")
+    for part in manifest.parts:  # damage shows now, not after an hour of work
+        bundle.read(part, manifest.parts[part].size)
+    authors = ", ".join(source.submission.authors)
+    kind = f"{len(source.files)} Python file(s)" if source.files else "images"
+    found.bundle = f"{name} v{manifest.suite_version} by {authors}: {kind}, {len(manifest.jobs)} substitute(s) x seed(s)"
+    found.flags += flags(source)
+
+
+def _make(
+    path: Path, boards: Path, make: Sequence[str], walls: Walls, workers: int, notify: Notify | None, found: Review
+) -> None:
+    """Make the rows of a bundle on a copy of the boards, and say how the board would change."""
+    from harness.submit.add import add
+
+    manifest = Bundle(path).manifest
+    if manifest.suite not in make:
+        found.made.append(f"nothing: {manifest.suite} is too large to be made here; a maintainer runs harness submit add")
+        return
+    with tempfile.TemporaryDirectory() as place:
+        out = Path(place) / BOARDS
+        if boards.is_dir():
+            shutil.copytree(boards, out, ignore=shutil.ignore_patterns(".lock"))
+        else:
+            out.mkdir()
+        before = {p.relative_to(out): p.read_text(encoding="utf-8").splitlines() for p in out.glob("*/v*/board.md")}
+        added = add(path, out, walls=walls, workers=workers, notify=notify)
+        after = (added.folder / "board.md").read_text(encoding="utf-8").splitlines()
+        old = before.get((added.folder / "board.md").relative_to(out), [])
+    found.flags += [flag for flag in added.flags if flag not in found.flags]
+    found.made += [f"{row.name} (evidence: {added.evidence})" for row in added.written] + added.remarks
+    found.diff += list(difflib.unified_diff(old, after, "before", "after", n=0, lineterm=""))[:DIFF_LINES]
+
+
+def _fenced(lines: Sequence[str]) -> list[str]:
     """Return lines as a block of code that they cannot leave."""
     return ["~~~~~~text", *(printable(line).replace("~~~", "~ ~")[:400] for line in lines[:200]), "~~~~~~", ""]

@@ -8,7 +8,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, StringConstraints, TypeAdapter, ValidationError, model_validator
+from pydantic import (
+    Field,
+    SerializerFunctionWrapHandler,
+    StringConstraints,
+    TypeAdapter,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from zoo.errors import UserError, did_you_mean
 from zoo.registry.entry import Name, Record, State
@@ -26,11 +34,30 @@ class DataSpec(Record):
     limit: int | None = Field(default=None, ge=1)
 
 
+class Hidden(Record):
+    """Images that a suite holds back, on which maintainers score a submission: nobody else knows which they are."""
+
+    images: int = Field(ge=20)
+    """How many, of those that the data set has beyond the suite's own (`data.limit`)."""
+    seed_sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+    """Digest of the seed that chooses them, a text that maintainers keep to themselves."""
+
+
 class Budget(Record):
     """The ball that adversarial images must stay in, in whole 1/255 steps of the bytes that a target sees."""
 
     norm: Literal["linf"] = "linf"
     levels: int = Field(ge=1, le=255)
+    passes: int | None = Field(default=None, ge=1)
+    """Gradient passes per image that every attack is brought to, by its copies or steps; null: as each is published."""
+    patch: float | None = Field(default=None, gt=0, lt=1)
+    """Share of an image's pixels that may change, within a square that every attack is confined to; null: all of them."""
+
+    @model_serializer(mode="wrap")
+    def _without_absent(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out limits that are not set, so that suites without them keep their digests."""
+        shown: dict[str, Any] = handler(self)
+        return {key: value for key, value in shown.items() if value is not None}
 
     @property
     def eps(self) -> float:
@@ -108,6 +135,14 @@ class Suite(Record):
     tolerance: float = Field(default=2.0, ge=0)
     """Points by which a model's clean accuracy may lie from its claim before its cells are blocked."""
     reported: tuple[Reported, ...] = ()
+    hidden: Hidden | None = None
+    """Images held back; they decide no figure of a row, only whether a submission may have one."""
+
+    @model_validator(mode="after")
+    def _hides_from_beyond_its_own(self) -> Suite:
+        if self.hidden is not None and self.data.limit is None:
+            raise ValueError("hidden: images are held back from those beyond `data.limit`; state a limit")
+        return self
 
     @model_validator(mode="after")
     def _consistent(self) -> Suite:
@@ -172,7 +207,7 @@ class Suite(Record):
 
     def canonical(self) -> dict[str, Any]:
         """Everything that can move a number, as plain data: neither which rows exist nor the words shown."""
-        shown = {"title", "description", "reported", "pairs", "attacks", "seeds", "substitutes", "whitebox"}
+        shown = {"title", "description", "reported", "pairs", "attacks", "seeds", "substitutes", "whitebox", "hidden"}
         return self.model_dump(mode="json", exclude=shown)
 
     def digest(self, targets: Mapping[str, str | None], data_digest: str) -> str:

@@ -15,6 +15,7 @@ from multiprocessing.connection import wait as wait_for
 from types import TracebackType
 from typing import TypeVar
 
+from zoo._allocator import keep_freed_memory
 from zoo.errors import MachineError, UserError
 
 T = TypeVar("T")
@@ -40,6 +41,7 @@ class Local:
 
     def __enter__(self) -> Local:
         single_thread()
+        keep_freed_memory()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -125,6 +127,7 @@ def _start_worker() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     single_thread()
+    keep_freed_memory()
 
 
 def _end_with_parent() -> None:

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from harness.attacks import AttackLike, Images, Rng, get
 from harness.attacks.registry import PRESETS
 from harness.runs.craft import to_bytes
-from harness.substitutes import Substitute
-from tests.harness.attacks.nets import TinyResNet
+from harness.substitutes import Crafter, Substitute, ensemble
+from tests.harness.attacks.nets import ARCHS
 from zoo.quant import calibrate, quantize
 from zoo.registry.entry import QuantSpec, State
 
@@ -32,13 +32,13 @@ def wave(*shape: int) -> Tensor:
     return torch.cos(count * count * 0.7 + count).reshape(shape)
 
 
-def network() -> nn.Module:
-    module = TinyResNet().double()
+def network(arch: str) -> nn.Module:
+    module = ARCHS[arch][0]().double()
     with torch.no_grad():
         for name, parameter in module.named_parameters():
             if parameter.ndim > 1:
                 parameter.copy_(wave(*parameter.shape) / parameter[0].numel() ** 0.5 * 1.5)
-            elif ".bn" not in name:
+            elif ".bn" not in name and "norm" not in name:
                 parameter.copy_(wave(*parameter.shape) * 0.1)
     calibrate(quantize(module, QuantSpec(method="apot", w_bits=2, a_bits=2)), pixels().double() / 255)
     return module.eval()
@@ -48,9 +48,11 @@ def pixels() -> Tensor:
     return ((wave(2, 3, 16, 16) * 150) + 128).round().clamp(0, 255).to(torch.uint8)
 
 
-def digest(attack: AttackLike, states: Sequence[State], seed: int = 0, levels: int = 16) -> str:
+def digest(attack: AttackLike, states: Sequence[State], seed: int = 0, levels: int = 16, arch: str = "resnet") -> str:
     clean, labels = pixels(), torch.tensor([1, 3])
-    crafter = Substitute(network(), states, feature_layer="layer1")
+    crafter: Crafter = Substitute(network(arch), states, feature_layer=ARCHS[arch][1])
+    if attack.category == "ensemble":
+        crafter = ensemble([crafter, Substitute(network(arch), ("wa",))], "logits")
     pool = Images(clean, labels)
     with crafter.session():
         adv = attack(crafter, clean.double() / 255, labels, eps=levels / 255, steps=4, rng=Rng(seed, [5, 6]), pool=pool)
@@ -73,7 +75,7 @@ CASES = {name: (name, ("w", "wa"), 0, LEVELS.get(name, 16)) for name in PRESETS}
 def made(case: str) -> str:
     """Return the digest of a case as the code makes it now."""
     name, states, seed, levels = CASES[case]
-    return digest(get(name), states, seed, levels)
+    return digest(get(name), states, seed, levels, "vit" if name == "tgr" else "resnet")
 
 
 def main() -> None:

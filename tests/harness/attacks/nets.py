@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
 from harness.attacks import Images, Rng
 from harness.substitutes import Crafter, Substitute, ensemble
+from zoo._compat import ensure_torchvision
 from zoo.quant import calibrate, quantize, reestimate_batchnorm
-from zoo.registry.entry import QuantSpec
+from zoo.registry.entry import QuantSpec, State
 
 CLASSES = 5
 EPS = 16 / 255
@@ -48,11 +51,21 @@ class TinyResNet(nn.Module):
         return self.head(h.mean((2, 3)))
 
 
-def net(seed: int = 0, dtype: torch.dtype = torch.float64) -> nn.Module:
+def transformer() -> nn.Module:
+    """Return a vision transformer of two blocks; `blocks.0` is its feature layer."""
+    ensure_torchvision()
+    from timm.models.vision_transformer import VisionTransformer
+
+    return VisionTransformer(
+        img_size=16, patch_size=4, embed_dim=16, depth=2, num_heads=2, num_classes=CLASSES, weight_init="jax"
+    )
+
+
+def net(seed: int = 0, dtype: torch.dtype = torch.float64, arch: Callable[[], nn.Module] = TinyResNet) -> nn.Module:
     """Return a random network with random normalisation statistics, in evaluation mode."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        module = TinyResNet()
+        module = arch()
         for part in module.modules():
             if isinstance(part, nn.BatchNorm2d):
                 part.running_mean.normal_(0, 0.1)
@@ -62,9 +75,15 @@ def net(seed: int = 0, dtype: torch.dtype = torch.float64) -> nn.Module:
     return module.to(dtype).eval()
 
 
-def quantized(seed: int = 0, w_bits: int = 2, a_bits: int = 2, dtype: torch.dtype = torch.float64) -> nn.Module:
+def quantized(
+    seed: int = 0,
+    w_bits: int = 2,
+    a_bits: int = 2,
+    dtype: torch.dtype = torch.float64,
+    arch: Callable[[], nn.Module] = TinyResNet,
+) -> nn.Module:
     """Return a calibrated low-bit network."""
-    module = quantize(net(seed, torch.float32), QuantSpec(method="apot", w_bits=w_bits, a_bits=a_bits))
+    module = quantize(net(seed, torch.float32, arch), QuantSpec(method="apot", w_bits=w_bits, a_bits=a_bits))
     batch = images(8, torch.float32)[0]
     calibrate(module, batch)
     reestimate_batchnorm(module, [batch])
@@ -92,22 +111,23 @@ def rng(count: int = 3, seed: int = 0, first: int = 0) -> Rng:
     return Rng(seed, range(first, first + count))
 
 
-SUBSTITUTES: dict[str, object] = {
-    "plain": lambda: Substitute(net(), feature_layer="layer1"),
-    "2bit": lambda: Substitute(quantized(), states=("wa",), feature_layer="layer1"),
-    "qaa": lambda: Substitute(quantized(), states=("w", "wa"), feature_layer="layer1"),
-    "ptq-qaa": lambda: Substitute(quantized(1), states=("fp", "wa"), feature_layer="layer1"),
-    "ensemble": lambda: ensemble(
-        [Substitute(net(1), feature_layer="layer1"), Substitute(quantized(2), ("wa",), feature_layer="layer1")],
-        "logits",
-    ),
+ARCHS: dict[str, tuple[Callable[[], nn.Module], str]] = {
+    "resnet": (TinyResNet, "layer1"),
+    "vit": (transformer, "blocks.0"),
 }
+SUBSTITUTES = ("plain", "2bit", "qaa", "ptq-qaa", "ensemble")
 
 
-def substitute(name: str) -> Crafter:
+def substitute(name: str, arch: str = "resnet") -> Crafter:
     """Return a new substitute of the table."""
-    make = SUBSTITUTES[name]
-    assert callable(make)
-    made = make()
-    assert isinstance(made, Crafter)
-    return made
+    make, layer = ARCHS[arch]
+    if name == "plain":
+        return Substitute(net(arch=make), feature_layer=layer)
+    if name == "ensemble":
+        members = (
+            Substitute(net(1, arch=make), feature_layer=layer),
+            Substitute(quantized(2, arch=make), ("wa",), feature_layer=layer),
+        )
+        return ensemble(members, "logits")
+    states: dict[str, tuple[State, ...]] = {"2bit": ("wa",), "qaa": ("w", "wa"), "ptq-qaa": ("fp", "wa")}
+    return Substitute(quantized(int(name == "ptq-qaa"), arch=make), states[name], feature_layer=layer)

@@ -6,12 +6,19 @@ import json
 
 import pytest
 
+from harness.attacks import get
 from tests.harness.attacks.goldens import CASES, FILE, made
 
 GOLDEN: dict[str, str] = json.loads(FILE.read_text())
 
 
-@pytest.mark.parametrize("case", CASES)
+def parameter(case: str) -> object:
+    """Cases of many passes are slow."""
+    cost = get(CASES[case][0]).cost(4)
+    return pytest.param(case, marks=pytest.mark.slow if cost is None or cost.backwards > 350 else ())
+
+
+@pytest.mark.parametrize("case", [parameter(case) for case in CASES])
 def test_bytes_are_pinned(case: str) -> None:
     assert made(case) == GOLDEN[case], (
         "if the change is meant: python -m tests.harness.attacks.goldens, and a suite's version"

@@ -204,7 +204,7 @@ def test_admix(model: nn.Module) -> None:
         for _ in range(T):
             grad = torch.zeros_like(adv)
             for _ in range(3):
-                others = [m for m in range(12) if int(mates.labels[m]) != int(y[n])]
+                others = [m for label in range(5) if label != int(y[n]) for m in range(12) if mates.labels[m] == label]
                 chosen = others[int(float(draws.uniform(())[0]) * len(others))]
                 mixed = mates.images[chosen].float().div(255).double()
                 for i in range(5):
@@ -227,7 +227,7 @@ def test_admix_released_adds_running_sums(model: nn.Module) -> None:
         for _ in range(T):
             running, total = torch.zeros_like(adv), torch.zeros_like(adv)
             for _ in range(5):
-                others = [m for m in range(12) if int(mates.labels[m]) != int(y[n])]
+                others = [m for label in range(5) if label != int(y[n]) for m in range(12) if mates.labels[m] == label]
                 chosen = others[int(float(draws.uniform(())[0]) * len(others))]
                 mixed = adv + 0.2 * mates.images[chosen].float().div(255).double()
                 running = running + cross_entropy_gradient(model, mixed, int(y[n]))

@@ -31,6 +31,11 @@ def _call(number: int, *arguments: int) -> str:
     )
 
 
+def _sends(head: str) -> str:
+    """Return code that answers in the worker's place, with a head of its own."""
+    return _body(f"p = {head.encode()!r}\nos.write(3, len(p).to_bytes(8, 'big') + bytes(8) + p)\nos._exit(0)")
+
+
 HOSTILE = {
     # the network
     "opens a socket": Hostile(_body("import socket\nsocket.create_connection(('192.0.2.1', 80), 1)"), _DENIED),
@@ -162,4 +167,123 @@ HOSTILE = {
     "locks its folders": Hostile(
         _body("os.makedirs('a/b')\nos.chmod('a/b', 0)\nos.chmod('a', 0)\nraise ValueError('locked')"), "locked"
     ),
+    # walls that once had holes
+    "fills /dev": Hostile(
+        _body(
+            "for i in range(600):\n    with open(f'/dev/f{i}', 'wb') as f: f.write(b'x' * 2**20)\nraise ValueError('written')"
+        ),
+        "Read-only file system|PermissionError",
+    ),
+    "fills /dev/shm": Hostile(
+        _body("with open('/dev/shm/f', 'wb') as f: f.write(b'x' * 2**20)\nraise ValueError('written')"),
+        "Read-only file system|PermissionError|FileNotFound",
+    ),
+    "makes a device": Hostile(_body("os.mknod('/dev/x')\nraise ValueError('made')"), "Read-only|PermissionError|not permitted"),
+    "makes a pseudo terminal": Hostile(
+        _body("os.openpty()\nraise ValueError('made')"), "FileNotFound|PermissionError|out of pty"
+    ),
+    "writes into hidden folders": Hostile(
+        _body(
+            "import sys\nwritten = []\n"
+            "for top in sys.path:\n"
+            "    for name in ('zoo', 'harness', 'site-packages', 'dist-packages'):\n"
+            "        try:\n            open(f'{top}/{name}/f', 'wb').write(b'x')\n            written.append(top)\n"
+            "        except OSError: pass\n"
+            "raise ValueError(f'written {written}')"
+        ),
+        r"written \[\]",
+    ),
+    "writes wherever it can": Hostile(
+        _body(
+            "written = []\n"
+            "for d, ds, fs in os.walk('/'):\n"
+            "    if d.startswith('/scratch'): continue\n"
+            "    if os.access(d, os.W_OK): written.append(d)\n"
+            "raise ValueError(f'written {written}')"
+        ),
+        r"written \[\]",
+    ),
+    "looks into the packages of another Python": Hostile(
+        _body(
+            "import sys, sysconfig\nfound = []\n"
+            "for top in {sysconfig.get_path('stdlib'), '/usr/lib/python3', '/usr/lib/python3.11'}:\n"
+            "    for name in ('site-packages', 'dist-packages'):\n"
+            "        place = f'{top}/{name}'\n"
+            "        if place not in sys.path and os.path.isdir(place): found += os.listdir(place)\n"
+            "raise ValueError(f'found {found}')"
+        ),
+        r"found \[\]",
+    ),
+    "owns a file by another process": Hostile(
+        _body("import fcntl\nfcntl.fcntl(3, fcntl.F_SETOWN, os.getppid() or 1)\nraise ValueError('owned')"), _DENIED
+    ),
+    "owns a file by a group": Hostile(
+        _body("import fcntl\nfcntl.fcntl(3, fcntl.F_SETOWN, -1)\nraise ValueError('owned')"), _DENIED
+    ),
+    "chooses the signal of a file": Hostile(
+        _body("import fcntl\nfcntl.fcntl(3, fcntl.F_SETSIG, 9)\nraise ValueError('chosen')"), _DENIED
+    ),
+    "asks for signals": Hostile(
+        _body("import fcntl\nfcntl.fcntl(3, fcntl.F_SETFL, os.O_ASYNC)\nraise ValueError('asked')"), _DENIED
+    ),
+    "asks for signals by ioctl": Hostile(
+        _body("import fcntl, array\nfcntl.ioctl(3, 0x5452, array.array('i', [1]))\nraise ValueError('asked')"), _DENIED
+    ),
+    "takes a lease": Hostile(_body("import fcntl\nfcntl.fcntl(3, 1024, 0)\nraise ValueError('taken')"), _DENIED),
+    "watches a folder": Hostile(
+        _body("import fcntl\nd = os.open('/scratch', os.O_RDONLY)\nfcntl.fcntl(d, 1026, 2)\nraise ValueError('watched')"), _DENIED
+    ),
+    "grows its pipes": Hostile(_body("import fcntl\nfcntl.fcntl(3, 1031, 2**20)\nraise ValueError('grown')"), _DENIED),
+    "learns the host's name": Hostile(_body("raise ValueError(os.uname().nodename)"), "ValueError: sandbox"),
+    "learns the names in the home folder": Hostile(
+        _body(
+            "import gc, sys\n"
+            "texts = [t for t in gc.get_objects() if isinstance(t, (list, dict, tuple))]\n"
+            "found = 'forbidden' in str(sys.argv) or 'forbidden' in str(sys.orig_argv)\n"
+            "raise ValueError(f'told {found}')"
+        ),
+        "told False",
+    ),
+    "locks the scratch folder": Hostile(_body("os.chmod('/scratch', 0)\nraise ValueError('locked')"), "locked|PermissionError"),
+    "locks the scratch folder and leaves": Hostile(
+        _body("os.mkdir('a')\ntry: os.chmod('/scratch', 0)\nexcept OSError: pass\nos._exit(0)"),
+        "returned no images|cannot be emptied",
+    ),
+    "removes its own code": Hostile(
+        _body("import shutil\nshutil.rmtree('/scratch/submission')\nraise ValueError('removed')"), "removed"
+    ),
+    "names a message of no end": Hostile(_body("os.write(3, b'\\x7f' * 16)\nos._exit(0)"), "a message of"),
+    "names a key twice": Hostile(
+        _sends('{"forwards":1,"forwards":2,"backwards":1}'),
+        "a key occurs twice",
+    ),
+    "counts its passes below zero": Hostile(
+        _sends('{"forwards":-1,"backwards":1}'),
+        "malformed count",
+    ),
+    "counts its passes by truth": Hostile(
+        _sends('{"forwards":true,"backwards":1}'),
+        "malformed count",
+    ),
 }
+WALLS = (
+    "opens a socket",
+    "reads the targets",
+    "writes outside",
+    "lists the home folder",
+    "reads the environment",
+    "fills /dev",
+    "fills /dev/shm",
+    "makes a device",
+    "makes a pseudo terminal",
+    "writes into hidden folders",
+    "writes wherever it can",
+    "looks into the packages of another Python",
+    "owns a file by another process",
+    "chooses the signal of a file",
+    "asks for signals",
+    "learns the host's name",
+    "learns the names in the home folder",
+    "locks the scratch folder and leaves",
+)
+"""What is tried against every backend, and as an ordinary user."""

@@ -5,19 +5,26 @@ from __future__ import annotations
 import os
 import platform
 import re
+import shutil
+import subprocess
+import sys
+import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from filelock import FileLock
 
 from harness.attacks import Images, Rng, get
-from harness.sandbox import Limits, Sandbox, SubmissionError, backends, seccomp
+from harness.sandbox import Limits, Sandbox, SubmissionError, backends, seccomp, server
+from harness.sandbox.box import LIVING, PREFIX, sweep_stale
 from harness.sandbox.world import World, describe
 from harness.substitutes import Substitute
 from tests.harness.sandbox.boxes import ENTRY, HONEST, MIM, craft, furnish, images, weights
-from tests.harness.sandbox.hostile import HOSTILE, Hostile
+from tests.harness.sandbox.hostile import HOSTILE, WALLS, Hostile
 from zoo.errors import UserError
 from zoo.loading.load import load_entry
 
@@ -116,15 +123,10 @@ def test_each_backend_closes_its_walls(choice: backends.Choice, tmp_path: Path) 
     try:
         furnish(walled, tmp_path)
         assert walled.isolation.startswith(choice) and "seccomp" in walled.isolation
-        for name in (
-            "opens a socket",
-            "reads the targets",
-            "writes outside",
-            "lists the home folder",
-            "reads the environment",
-        ):
-            with pytest.raises(SubmissionError):
+        for name in WALLS:
+            with pytest.raises(SubmissionError) as caught:
                 craft(walled, HOSTILE[name].source)
+            assert re.search(HOSTILE[name].reason, str(caught.value)), f"{name}: {caught.value}"
         assert craft(walled, HONEST).shape == (4, 1, 16, 16)
     finally:
         walled.close()
@@ -185,3 +187,139 @@ def test_a_start_that_fails_leaves_no_folder(monkeypatch: pytest.MonkeyPatch, tm
     with pytest.raises(KeyboardInterrupt), Sandbox("none"):
         pass
     assert list(tmp_path.iterdir()) == []
+
+
+USER = """
+import re, sys
+from pathlib import Path
+from harness.sandbox import Limits, Sandbox, SubmissionError
+from tests.harness.sandbox.boxes import HONEST, craft, furnish
+from tests.harness.sandbox.hostile import HOSTILE, WALLS
+from zoo.errors import UserError
+
+try:
+    walled = Sandbox(sys.argv[1], Limits(seconds=30, memory=256 * 2**20, file=2**20, scratch=8 * 2**20)).__enter__()
+except UserError as error:
+    sys.exit(f"SKIP {error}")
+furnish(walled, Path(sys.argv[2]))
+for name in WALLS:
+    try:
+        craft(walled, HOSTILE[name].source)
+        print("NOT STOPPED", name)
+    except SubmissionError as error:
+        print("stopped" if re.search(HOSTILE[name].reason, str(error)) else f"OTHERWISE {error}:", name)
+print("honest", tuple(craft(walled, HONEST).shape), walled.isolation)
+walled.close()
+"""
+
+
+def _pythons() -> list[str]:
+    """Pythons that an ordinary user can start with these packages."""
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    return [p for p in (sys.executable, f"/usr/bin/{version}", f"/usr/local/bin/{version}") if Path(p).exists()]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user; the other tests run as an ordinary one then")
+@pytest.mark.parametrize("choice", BACKENDS)
+def test_the_walls_stand_for_an_ordinary_user(choice: str, tmp_path: Path) -> None:
+    root = Path(__file__).parents[3]
+    libraries = [p for p in sys.path if Path(p).name in ("site-packages", "dist-packages")]
+    place = Path(tempfile.mkdtemp(dir="/tmp", prefix="ordinary-"))
+    os.chown(place, 12345, 12345)
+    try:
+        for python in _pythons():
+            environment = {"PYTHONPATH": os.pathsep.join([str(root), *libraries]), "HOME": str(place), "PATH": "/usr/bin:/bin"}
+            options: dict[str, Any] = {"user": 12345, "group": 12345, "extra_groups": [], "cwd": place, "env": environment}
+            try:
+                command = [python, "-c", USER, choice, str(place)]
+                done = subprocess.run(command, capture_output=True, text=True, check=False, **options)
+            except PermissionError:
+                continue
+            if done.stderr.startswith("SKIP"):
+                pytest.skip(done.stderr)
+            if "ModuleNotFoundError" in done.stderr or "Permission denied" in done.stderr:
+                continue
+            lines = done.stdout.splitlines()
+            assert lines[:-1] == [f"stopped {name}" for name in WALLS], done.stdout + done.stderr
+            assert lines[-1].startswith("honest (4, 1, 16, 16)") and "user namespace" in lines[-1]
+            return
+        pytest.skip("no Python here can be started by an ordinary user")
+    finally:
+        shutil.rmtree(place)
+
+
+def test_weights_in_sight_are_a_hole(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    opened("namespaces").close()
+    shown = tmp_path / "shown"
+    shown.mkdir(mode=0o755)
+    (shown / "target.safetensors").write_bytes(b"x")
+
+    def careless(stage: Path) -> World:
+        world = describe(stage)
+        return replace(world, binds=(*world.binds, (str(shown), str(shown))))
+
+    monkeypatch.setattr("harness.sandbox.box.describe", careless)
+    with pytest.raises(UserError, match=r"walls have holes: .*target.safetensors is in sight"), Sandbox("namespaces"):
+        pass
+
+
+def test_a_place_to_write_is_a_hole(tmp_path: Path) -> None:
+    for name in ("scratch", "library/inner", "open", "closed"):
+        (tmp_path / name).mkdir(parents=True)
+    tmp_path.chmod(0o755)
+    found = server.around([str(tmp_path / "library")], str(tmp_path / "scratch"), str(tmp_path))
+    assert f"{tmp_path / 'open'} can be written" in found
+    assert not any("scratch" in hole or "inner" in hole for hole in found)
+
+
+def test_the_packages_of_another_python_are_hidden(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = tmp_path / "base"
+    (base / "site-packages" / "zoo" / "bundled").mkdir(parents=True)
+    (base / "python3" / "dist-packages").mkdir(parents=True)
+    monkeypatch.setattr("harness.sandbox.world.sysconfig.get_path", lambda name: str(base))
+    (tmp_path / "stage").mkdir()
+    hidden = describe(tmp_path / "stage").hidden
+    assert {str(base / "site-packages"), str(base / "python3" / "dist-packages")} <= set(hidden)
+
+
+def test_a_broken_frame_ends_the_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    walled = opened("auto")
+    try:
+        furnish(walled, tmp_path)
+        process = walled._process
+        assert process is not None
+        monkeypatch.setattr("harness.sandbox.frames.MAX_HEAD", 1)
+        with pytest.raises(SubmissionError, match="and was ended"):
+            craft(walled, HONEST)
+        assert process.wait(5) != 0
+    finally:
+        walled.close()
+
+
+def test_limits_that_are_lower_already_stay(tmp_path: Path) -> None:
+    code = """
+import resource, sys
+from pathlib import Path
+resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+resource.setrlimit(resource.RLIMIT_FSIZE, (2**19, 2**19))
+resource.setrlimit(resource.RLIMIT_NOFILE, (48, 48))
+resource.setrlimit(resource.RLIMIT_AS, (16 * 2**30, 16 * 2**30))
+from harness.sandbox import Sandbox
+from tests.harness.sandbox.boxes import HONEST, craft, furnish
+with Sandbox("none") as walled:
+    print(tuple(craft(furnish(walled, Path(sys.argv[1])), HONEST).shape))
+"""
+    root = str(Path(__file__).parents[3])
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=root, capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "(4, 1, 16, 16)", done.stderr
+
+
+def test_what_a_killed_process_left_behind_is_swept(tmp_path: Path) -> None:
+    dead, living, foreign = (tmp_path / f"{PREFIX}{name}" for name in ("dead", "living", "foreign"))
+    for folder in (dead, living, foreign):
+        (folder / "package").mkdir(parents=True)
+    for folder in (dead, living):
+        (folder / LIVING).touch()
+    with FileLock(living / LIVING):
+        sweep_stale(tmp_path)
+        assert sorted(p.name for p in tmp_path.iterdir()) == [foreign.name, living.name]

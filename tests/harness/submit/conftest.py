@@ -33,28 +33,32 @@ class Scene:
 
 @pytest.fixture(scope="session")
 def one_sandbox() -> Iterator[None]:
-    """Let all sandboxes of these tests be one: it never runs submitted code itself, and each block starts from a fresh fork."""
+    """Let all sandboxes of a kind be one, as to start one takes seconds; tests of the walls themselves start their own."""
+    started: dict[str, Sandbox] = {}
     try:
-        shared = Sandbox().__enter__()
+        started["auto"] = Sandbox().__enter__()
     except UserError as error:
         pytest.skip(str(error))
 
     class Shared(Sandbox):
         def __enter__(self) -> Sandbox:
-            if self.choice != "auto":
-                return super().__enter__()
+            if self.choice not in started:
+                started[self.choice] = Sandbox(self.choice).__enter__()
+            shared = started[self.choice]
+            if shared._process is None or shared._process.poll() is not None:
+                shared = started[self.choice] = Sandbox(self.choice).__enter__()
             shared.limits = self.limits
             return shared
 
         def __exit__(self, *error: Any) -> None:
-            if self.choice != "auto":
-                super().__exit__(*error)
+            """Stay open for the next."""
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("harness.submit.make.Sandbox", Shared)
         patch.setattr("harness.submit.conformance.Sandbox", Shared)
         yield
-    shared.close()
+    for shared in started.values():
+        shared.close()
 
 
 @pytest.fixture(scope="session")
@@ -68,5 +72,4 @@ def scene(one_sandbox: None, tmp_path_factory: pytest.TempPathFactory) -> Scene:
     parts = stage.unpack(stage.bundle(place, tiny, "pictures", other))
     del parts["source/attack.py"]
     parts["source/submission.yaml"] = parts["source/submission.yaml"].replace(b"kind: code", b"kind: images")
-    parts = {name: data for name, data in parts.items() if not name.startswith("rows/")}
     return Scene(tiny, board, honest, stage.repack(parts, place / "images.zip"))

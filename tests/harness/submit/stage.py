@@ -52,7 +52,6 @@ def attack(model, x, y, *, eps, steps, rng):
 """
 WALLS = Walls("auto", Limits(seconds=20, memory=512 * 2**20))
 PART = "images/digits-vgg--s0.safetensors"
-ROW = "rows/digits-vgg--{name}--s0--claimed.json"
 
 
 def suite(folder: Path) -> Suite:

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from harness.board import check as check_board
-from harness.records import chain
-from harness.records.rows import read_row, read_rows, write_row
+from harness.records.rows import Outcome, Predictions, read_clean, read_row, read_rows, write_row
+from harness.submit import disputes
 from harness.submit.add import add, take_off
 from harness.submit.claim import open_claim
 from harness.submit.conformance import conformance
@@ -50,17 +50,32 @@ def test_images_are_rescored(scene: Scene, tmp_path: Path) -> None:
     assert check_board(added.folder) == []
 
 
-def test_claims_alone_are_only_claims(scene: Scene, tmp_path: Path) -> None:
+def test_a_bundle_holds_code_and_images_and_no_rows(scene: Scene) -> None:
     parts = stage.unpack(scene.honest)
-    del parts[stage.PART]
-    bundle = stage.repack(parts, tmp_path / "b.zip")
-    board = tmp_path / "boards"
-    added = add(bundle, board, suite=scene.suite, evidence="claimed")
-    assert added.written[0].name.endswith("--claimed.json")
-    better = add(scene.honest, board, suite=scene.suite, evidence="rescored")
-    assert better.withdrawn == [added.written[0].name]
-    assert [row.evidence for row in read_rows(better.folder)] == ["rescored"]
-    assert check_board(better.folder) == []
+    assert sorted(parts) == [stage.PART, "manifest.json", "source/attack.py", "source/submission.yaml"]
+    assert sorted(json.loads(parts["manifest.json"])["jobs"][0]) == ["seed", "substitute", "substitute_sha256"]
+
+
+def test_a_bundle_may_be_a_folder_of_code_alone(scene: Scene, tmp_path: Path) -> None:
+    source = stage.folder(tmp_path, "second", stage.SIGN.replace("eps / 2", "eps / 5"))
+    place = tmp_path / "second--tiny"
+    pack(source, scene.suite, place, walls=stage.WALLS, scored=False, with_images=False)
+    assert not (place / "images").exists()
+    added = add(place, tmp_path / "boards", suite=scene.suite, walls=stage.WALLS)
+    assert added.evidence == "regenerated"
+    assert verify(place, 1.0, walls=stage.WALLS, suite=scene.suite).holds
+    with pytest.raises(UserError, match="is there already"):
+        pack(source, scene.suite, place, walls=stage.WALLS, scored=False)
+
+
+def test_a_mere_claim_blocks_nobody(scene: Scene, tmp_path: Path) -> None:
+    boards = scene.copy_board(tmp_path)
+    (row,) = read_rows(board_of(boards))
+    taken = row.model_copy(update={"attack": "pictures", "evidence": "claimed", "composition": "Submission('pictures', images)"})
+    write_row(board_of(boards), taken)
+    added = add(scene.pictures, boards, suite=scene.suite)
+    assert added.withdrawn == ["digits-vgg--pictures--s0--claimed.json"]
+    assert check_board(added.folder) == []
 
 
 def test_without_isolation_the_row_says_so(scene: Scene, tmp_path: Path) -> None:
@@ -74,23 +89,67 @@ def test_without_isolation_the_row_says_so(scene: Scene, tmp_path: Path) -> None
 def test_a_bundle_and_its_row_verify(scene: Scene, tmp_path: Path) -> None:
     found = verify(scene.honest, 1.0, seed=0, walls=stage.WALLS, suite=scene.suite)
     assert [f.verdict for f in found.findings] == ["identical"]
-    (path,) = (board_of(scene.board) / "rows").glob("*.json")
+    (path,) = (board_of(scene.copy_board(tmp_path)) / "rows").glob("*.json")
     found = verify(path, 0.1, seed=0, walls=stage.WALLS)
     assert found.holds
     assert [f.verdict for f in found.findings] == ["same outcomes"]
 
 
-def test_a_row_that_lies_does_not_verify(scene: Scene, tmp_path: Path) -> None:
+def forged(board: Path, share: float) -> Path:
+    """Make a share of a row's outcomes wrong where they are right, a success that nobody had; return the row's path."""
+    (row,) = read_rows(board)
+    labels = read_clean(board).labels.array
+    outcomes = {}
+    for target, outcome in row.outcomes.items():
+        adv = outcome.adv.array.copy()
+        right = (adv == labels).nonzero()[0]
+        chosen = right[: max(1, round(share * len(labels)))]
+        adv[chosen] = (labels[chosen] + 1) % 10
+        outcomes[target] = Outcome(clean=outcome.clean, adv=Predictions(adv))
+    return write_row(board, row.model_copy(update={"outcomes": outcomes}))
+
+
+@pytest.mark.parametrize("share", [0.1, 0.15, 1.0])
+def test_a_row_that_lies_does_not_verify_and_says_so_from_then_on(scene: Scene, tmp_path: Path, share: float) -> None:
     board = board_of(scene.copy_board(tmp_path))
-    (path,) = (board / "rows").glob("*.json")
-    content = json.loads(path.read_text())
-    for outcome in content["outcomes"].values():
-        outcome["adv"] = [99] * 20
-    path.write_text(json.dumps(content))
-    found = verify(path, 1.0, walls=stage.WALLS)
+    path = forged(board, share)
+    found = verify(path, 1.0, seed=1, walls=stage.WALLS)
     assert not found.holds
     assert found.findings[0].verdict == "different"
-    assert any("was changed after it was recorded" in problem for problem in chain.check(board))
+    (dispute,) = disputes.standing(read_row(path))
+    assert (dispute.seed, dispute.images) == (1, 20)
+    assert check_board(board) == []
+
+
+def test_a_dispute_stays_until_somebody_clears_it_by_name(scene: Scene, tmp_path: Path) -> None:
+    board = board_of(scene.copy_board(tmp_path))
+    (honest,) = read_rows(board)
+    path = forged(board, 0.2)
+    assert not verify(path, 1.0, seed=1, walls=stage.WALLS).holds
+    submission = read_row(path).submission
+    assert submission is not None
+    write_row(board, honest.model_copy(update={"submission": submission}))  # the numbers are mended; the finding is not forgotten
+    found = verify(path, 1.0, seed=2, walls=stage.WALLS)
+    assert [f.verdict for f in found.findings] == ["identical", "disputed"]
+    assert not found.holds
+    assert "disputed" in (board / "board.md").read_text()
+    with pytest.raises(UserError, match="--by: holds"):
+        disputes.clear(path, "<b>me</b>", "because")
+    assert disputes.clear(path, "A. Maintainer", "the numbers were mended") == 1
+    assert verify(path, 1.0, seed=3, walls=stage.WALLS).holds
+    kept = read_row(path).submission
+    assert kept is not None and kept.disputes[0].cleared is not None
+    assert kept.disputes[0].cleared.by == "A. Maintainer"
+    with pytest.raises(UserError, match="nothing stands against"):
+        disputes.clear(path, "A. Maintainer", "again")
+
+
+def test_every_draw_is_logged(scene: Scene, tmp_path: Path) -> None:
+    board = board_of(scene.copy_board(tmp_path))
+    path = forged(board, 0.2)
+    for seed in (1, 2):
+        verify(path, 0.5, seed=seed, walls=stage.WALLS)
+    assert [(d.row, d.seed, d.images) for d in disputes.draws(board)] == [(path.name, 1, 10), (path.name, 2, 10)]
 
 
 def test_a_row_whose_code_was_changed_is_refused(scene: Scene, tmp_path: Path) -> None:
@@ -123,6 +182,8 @@ def test_withdrawing_leaves_a_record_and_a_sound_board(scene: Scene, tmp_path: P
     assert not (board_of(boards) / "submissions" / "honest").exists()
     with pytest.raises(UserError, match="has no submission 'honest'"):
         take_off(board_of(boards), "honest")
+    with pytest.raises(UserError, match="was withdrawn from a board, and an id is never reused"):
+        add(scene.honest, boards, suite=scene.suite, walls=stage.WALLS)
 
 
 def png_folder(scene: Scene, tmp_path: Path) -> Path:

@@ -6,9 +6,9 @@ import json
 import os
 import stat
 import struct
+import time
+import tracemalloc
 import zipfile
-import zlib
-from base64 import b64encode
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,10 @@ from typing import Any
 import pytest
 import torch
 
+from harness.records.rows import Row, read_rows, write_row
 from harness.sandbox import Limits
 from harness.submit.add import add
+from harness.submit.images import check_ids
 from harness.submit.make import Walls
 from tests.harness.submit import stage
 from tests.harness.submit.conftest import Scene
@@ -110,7 +112,7 @@ IMAGES: dict[str, tuple[Tamper, str]] = {
     "float images": (with_images(lambda x, ids: stage.encoded(x.float() / 255, ids)), "the images are F32, they must be U8"),
     "16-bit images": (with_images(lambda x, ids: stage.encoded(x.short(), ids)), "the images are I16"),
     "swapped images": (with_images(_swapped), "the images are not in the suite's order"),
-    "ids in another order": (with_images(lambda x, ids: stage.encoded(x, ids[::-1])), "keep the suite's order"),
+    "ids in another order": (with_images(lambda x, ids: stage.encoded(x, ids[::-1])), "keep its order"),
     "duplicated ids": (with_images(lambda x, ids: stage.encoded(x, [ids[1], *ids[1:]])), "occurs twice"),
     "no ids": (with_images(lambda x, ids: stage.encoded(x, None)), "its metadata lacks `ids`"),
     "ids of another suite": (with_images(lambda x, ids: stage.encoded(x, list("abcdefghijklmnopqrst"))), "no image of this"),
@@ -134,9 +136,20 @@ IMAGES: dict[str, tuple[Tamper, str]] = {
         ),
         "cut short or padded",
     ),
+    "a header of many objects": (with_images(lambda x, ids: _header("[" + "{}," * 30_000 + "{}]")), "its header nests too much"),
     "a second tensor": (with_images(lambda x, ids: stage.encoded(x, ids, key="weights")), "one tensor called 'images'"),
     "empty": (with_images(lambda x, ids: b""), "no safetensors file"),
 }
+
+
+def _author(name: str) -> Tamper:
+    """Return a tampering that gives the author another name."""
+    return with_yaml(lambda text: text.replace("A. Uthor", json.dumps(name, ensure_ascii=False)))
+
+
+def _paper(address: str) -> Tamper:
+    """Return a tampering that adds a paper."""
+    return with_yaml(lambda text: text + f"paper: {json.dumps(address)}\n")
 
 
 def _alias_bomb(text: str) -> str:
@@ -150,12 +163,46 @@ WORDS: dict[str, tuple[Tamper, str]] = {
     "a nested YAML": (with_yaml(lambda t: t + "paper: " + "[" * 5000 + "]" * 5000), "nested too deeply|YAML"),
     "a key twice": (with_yaml(lambda t: t + "name: other\n"), "duplicate key 'name'"),
     "an unknown key": (with_yaml(lambda t: t + "score: 100\n"), "score: Extra inputs"),
-    "a huge YAML": (with_yaml(lambda t: t + "#" * 300_000), "more than the 262144"),
+    "a huge YAML": (with_yaml(lambda t: t + "#" * 300_000), "more than the 65536"),
     "binary YAML": (with_yaml(lambda t: t + "\x00"), "YAML|special characters"),
-    "an author who steers the terminal": (with_yaml(lambda t: t.replace("A. Uthor", '"\\e[2J"')), "a table cannot show"),
+    "an author who steers the terminal": (with_yaml(lambda t: t.replace("A. Uthor", '"\\e[2J"')), "could steer or mislead"),
     "a title of HTML": (with_yaml(lambda t: t.replace("title: pictures", "title: <script>x</script>")), "LESS-THAN SIGN"),
     "a title that turns text around": (with_yaml(lambda t: t.replace("title: pictures", 'title: "a\\u202eb"')), "RIGHT-TO-LEFT"),
     "settings of the suite": (with_yaml(lambda t: t + "settings: {eps: 1.0}\n"), "settings name 'eps', which the suite decides"),
+    "an author of two scripts": (_author("A. Uth\u043er"), "mixes scripts: LATIN .* CYRILLIC"),
+    "an author who is not there": (_author("\u3164"), "HANGUL FILLER|letters in disguise"),
+    "a blank of Braille": (_author("A\u2800B"), "BRAILLE PATTERN BLANK"),
+    "marks upon marks": (_author("A" + "\u0335" * 9), "COMBINING SHORT STROKE OVERLAY"),
+    "full-width letters": (_author("\uff21. Uthor"), "letters in disguise"),
+    "mathematical letters": (_author("\U0001d400. Uthor"), "letters in disguise"),
+    "joiners of no width": (_author("A\u200dB"), "ZERO WIDTH JOINER"),
+    "letters that are tags": (_author("A\U000e0041"), "TAG LATIN CAPITAL LETTER A"),
+    "a formula": (_author("=HYPERLINK(1)"), "EQUALS SIGN|begins with"),
+    "a formula by a plus": (_author("+1"), "begins with"),
+    "a formula by a minus": (_author("-1"), "begins with"),
+    "a formula by an at": (_author("@SUM"), "begins with|COMMERCIAL AT"),
+    "a picture": (_author("A \U0001f600"), "GRINNING FACE"),
+    "a link of Markdown": (_author("a [b](c)"), "LEFT SQUARE BRACKET"),
+    "emphasis of Markdown": (_author("a *b* _c_"), "ASTERISK"),
+    "a cell of a table": (_author("a | b"), "VERTICAL LINE"),
+    "an entity of HTML": (_author("a &lt; b #"), "NUMBER SIGN"),
+    "blanks to hide behind": (_author("A  B"), "two in a row"),
+    "a setting that turns text around": (with_yaml(lambda t: t + 'settings: {a: "x\\u202ey"}\n'), "RIGHT-TO-LEFT OVERRIDE"),
+    "a setting that is data": (with_yaml(lambda t: t + f"settings: {{a: {10**300}}}\n"), "no place to keep data"),
+    "settings without end": (
+        with_yaml(lambda t: t + "settings: {" + ", ".join(f"a{i}: 1" for i in range(99)) + "}\n"),
+        "at most 50|50 items",
+    ),
+    "a paper at another's": (_paper("https://arxiv.org@evil.org/x"), "paper"),
+    "a paper in letters alike": (_paper("https://\u0430rxiv.org/x"), "paper"),
+    "a paper in coded letters": (_paper("https://xn--80ak6aa92e.com/x"), "other letters"),
+    "a paper that ends its link": (_paper("https://a.org/)](javascript:alert)"), "paper"),
+    "a paper that is data": (_paper("data:text/html,x"), "paper"),
+    "a licence that is a link": (with_yaml(lambda t: t.replace("MIT", '"MIT](javascript:x)"')), "license"),
+    "costs of its own": (with_job(forwards=1, backwards=1), "forwards: extra inputs|forwards"),
+    "walls of its own": (lambda parts: {"isolation": "namespaces"}, "isolation: extra inputs|isolation"),
+    "evidence of its own": (lambda parts: {"evidence": "regenerated"}, "evidence"),
+    "a bundle of the old kind": (lambda parts: {"format": 1}, "whose bundles brought rows"),
     "a paper that is a script": (with_yaml(lambda t: t + "paper: 'javascript:alert(1)'\n"), "paper"),
     "the name of a preset": (renamed("mim"), "taken by an attack or model of the harness"),
     "the name of a model": (renamed("digits-vgg"), "taken by an attack or model of the harness"),
@@ -213,6 +260,14 @@ def _zip(path: Path, members: list[tuple[zipfile.ZipInfo | str, bytes]], parts: 
     return path
 
 
+def _odd(**attributes: Any) -> zipfile.ZipInfo:
+    """Return a member whose header says something odd."""
+    info = zipfile.ZipInfo("images/odd.safetensors")
+    for name, value in attributes.items():
+        setattr(info, name, value)
+    return info
+
+
 def _link() -> zipfile.ZipInfo:
     info = zipfile.ZipInfo("images/link.safetensors")
     info.create_system, info.external_attr = 3, (stat.S_IFLNK | 0o777) << 16
@@ -227,9 +282,19 @@ ARCHIVES: dict[str, tuple[list[tuple[zipfile.ZipInfo | str, bytes]], str]] = {
     "a link": ([(_link(), b"/etc/passwd")], "is a link"),
     "a pickle beside": ([("images/x.pkl", b"x")], "has no place in a bundle"),
     "a name of other case": ([("Manifest.json", b"{}")], "has no place in a bundle"),
-    "a name with a line break": ([("rows/a.json\n", b"{}")], "has no place in a bundle"),
-    "a part that nobody names": ([("rows/a.json", b"{}")], "is not named in the manifest"),
-    "thousands of parts": ([(f"rows/a{i}.json", b"") for i in range(1100)], "more than 1000 parts"),
+    "a name with a line break": ([("images/a.safetensors\n", b"{}")], "has no place in a bundle"),
+    "a part that nobody names": ([("images/a.safetensors", b"{}")], "is not named in the manifest"),
+    "thousands of parts": ([(f"images/a{i}.safetensors", b"") for i in range(1100)], "more than 1000 parts"),
+    "a row": ([("rows/digits-vgg--pictures--s0.json", b"{}")], "code or images, never rows"),
+    "a claimed row": ([("rows/digits-vgg--pictures--s0--claimed.json", b"{}")], "code or images, never rows"),
+    "clean predictions": ([("clean.json", b"{}")], "code or images, never rows"),
+    "a chain": ([("chain.jsonl", b"{}")], "code or images, never rows"),
+    "a board": ([("leaderboards/tiny/v1/rows/x.json", b"{}")], "code or images, never rows"),
+    "a lock": ([(".lock", b"")], "has no place in a bundle"),
+    "a workflow": ([(".github/workflows/x.yml", b"")], "has no place in a bundle"),
+    "an unknown version of zip": ([(_odd(extract_version=63), b"x")], "needs version 6.3 of zip"),
+    "a made-up version of zip": ([(_odd(extract_version=255), b"x")], "needs version 25.5 of zip|neither a folder nor a zip"),
+    "an odd method of compression": ([(_odd(compress_type=zipfile.ZIP_LZMA), b"x")], "needs version|packed by method"),
 }
 
 
@@ -280,7 +345,7 @@ def test_a_damaged_zip_is_stopped(scene: Scene, tmp_path: Path) -> None:
 
 
 def test_an_endless_list_of_members_is_stopped(scene: Scene, tmp_path: Path) -> None:
-    path = _zip(tmp_path / "b.zip", [(f"rows/a{i}.json", b"") for i in range(9000)], stage.unpack(scene.pictures))
+    path = _zip(tmp_path / "b.zip", [(f"images/a{i}.safetensors", b"") for i in range(9000)], stage.unpack(scene.pictures))
     stopped(scene, tmp_path, path, "its list of members takes .* bytes")
 
 
@@ -327,63 +392,21 @@ def test_anothers_code_under_an_own_name_is_stopped(scene: Scene, tmp_path: Path
     parts = stage.unpack(scene.honest)
     renamed("mine")(parts)
     parts["source/submission.yaml"] = parts["source/submission.yaml"].replace(b"name: honest", b"name: mine")
-    parts = {name: data for name, data in parts.items() if not name.startswith("rows/")}
     path = stage.repack(parts, tmp_path / "b.zip", submission="mine")
-    stopped(scene, tmp_path, path, "byte for byte")
+    stopped(scene, tmp_path, path, "this is the code of 'honest'")
+
+
+def test_anothers_code_with_other_comments_and_layout_is_stopped(scene: Scene, tmp_path: Path) -> None:
+    parts = stage.unpack(scene.honest)
+    code = '"""My own idea."""\n\n' + parts.pop("source/attack.py").decode().replace("    z = (", "    # mine\n    z   =  (")
+    parts |= {"source/attack.py": code.encode(), "source/more.py": b"# nothing\n"}
+    del parts["source/more.py"]
+    parts["source/submission.yaml"] = parts["source/submission.yaml"].replace(b"name: honest", b"name: mine")
+    stopped(scene, tmp_path, stage.repack(parts, tmp_path / "b.zip", submission="mine"), "this is the code of 'honest'")
 
 
 def test_the_same_bundle_again_is_stopped(scene: Scene, tmp_path: Path) -> None:
     stopped(scene, tmp_path, scene.honest, "is on the board already, with evidence 'regenerated'")
-
-
-def _claims(scene: Scene, change: Callable[[dict[str, Any]], None]) -> Parts:
-    """Return the honest bundle under another name and code, with its claims changed."""
-    parts = stage.unpack(scene.honest)
-    old, new = stage.ROW.format(name="honest"), stage.ROW.format(name="liar")
-    row = json.loads(parts.pop(old))
-    row["attack"] = "liar"
-    change(row)
-    parts[new] = json.dumps(row).encode()
-    parts["source/attack.py"] = stage.SIGN.replace("eps / 2", "eps / 4").encode()
-    text = parts["source/submission.yaml"].decode()
-    parts["source/submission.yaml"] = text.replace("name: honest", "name: liar").encode()
-    del parts[stage.PART]
-    return parts
-
-
-def _all_wrong(row: dict[str, Any]) -> None:
-    for outcome in row["outcomes"].values():
-        outcome["adv"] = b64encode(zlib.compress(b"\x63\x00" * 20)).decode()
-
-
-def _bomb(row: dict[str, Any]) -> None:
-    row["outcomes"]["digits-nin"]["adv"] = b64encode(zlib.compress(bytes(30_000_000))).decode()
-
-
-def _set(**changes: Any) -> Callable[[dict[str, Any]], None]:
-    return lambda row: row.update(changes)
-
-
-CLAIMS: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
-    "other numbers than measured": (_all_wrong, r"claims that .* is wrong on 100.0 % .* measured on the same images it is"),
-    "a bomb of predictions": (_bomb, "not of the 20 images"),
-    "a target that the suite does not have": (
-        lambda row: row["outcomes"].update({"easy": row["outcomes"]["digits-nin"]}),
-        "the suite has no target 'easy'",
-    ),
-    "the row of another attack": (_set(attack="mim"), "the row of something else"),
-    "a better tier of evidence": (_set(evidence="regenerated"), "the row of something else"),
-    "other targets": (_set(suite_digest="0" * 64), "its targets or images are others"),
-    "a budget of its own": (_set(max_level=99), "budget|claims"),
-    "no outcomes": (lambda row: row.pop("outcomes"), "not a row"),
-}
-
-
-@pytest.mark.parametrize(("change", "reason"), [pytest.param(*case, id=name) for name, case in CLAIMS.items()])
-def test_hostile_claims_are_stopped(scene: Scene, tmp_path: Path, change: Any, reason: str) -> None:
-    path = stage.repack(_claims(scene, change), tmp_path / "b.zip", submission="liar")
-    evidence = "claimed" if "budget" in reason else None
-    stopped(scene, tmp_path, path, reason, evidence=evidence)
 
 
 CODE: dict[str, tuple[str, str]] = {
@@ -395,6 +418,7 @@ CODE: dict[str, tuple[str, str]] = {
     "returns one image": ("return x[:1]", r"the images are \[1, 1, 16, 16\]"),
     "returns the images in another order": ("return x.flip(0)", "not in the suite's order|differs from the clean"),
     "returns the clean images": ("return x", "the images are the clean ones"),
+    "raises what steers the terminal": ("raise ValueError('\\x1b[31m' + chr(0x5d0) + chr(0x202e) + 'x')", "it raised ValueError"),
     "crashes half-way": (
         "if int(rng.indices[0]) >= 10: raise ValueError('half-way')\n    return (x + eps).clamp(0, 1)",
         "images 10 to 19, seed 0: it raised ValueError: half-way",
@@ -410,9 +434,93 @@ def test_hostile_code_is_stopped_by_the_trusted_side(
     parts = stage.unpack(scene.honest)
     parts["source/attack.py"] = f"def attack(model, x, y, *, eps, steps, rng):\n    {body}\n".encode()
     parts["source/submission.yaml"] = parts["source/submission.yaml"].replace(b"name: honest", b"name: hostile")
-    parts = {name: data for name, data in parts.items() if not name.startswith("rows/")}
     stopped(scene, tmp_path, stage.repack(parts, tmp_path / "b.zip", submission="hostile"), reason)
 
 
 def test_there_are_enough_hostile_submissions() -> None:
-    assert len({**IMAGES, **WORDS, **ARCHIVES, **CLAIMS, **CODE}) >= 60
+    assert len({**IMAGES, **WORDS, **ARCHIVES, **CODE}) >= 60
+
+
+def test_a_zip64_archive_is_stopped(scene: Scene, tmp_path: Path) -> None:
+    path, data = tmp_path / "b.zip", scene.pictures.read_bytes()
+    end = data.rfind(b"PK\x05\x06")
+    locator = struct.pack("<4sIQI", b"PK\x06\x07", 0, end, 1)
+    record = struct.pack("<4sQ2H2I4Q", b"PK\x06\x06", 44, 45, 45, 0, 0, 1, 1, 10, 10)
+    path.write_bytes(data[:end] + record + locator + data[end:])
+    stopped(scene, tmp_path, path, "a zip64 archive")
+
+
+def test_a_zip_of_several_disks_is_stopped(scene: Scene, tmp_path: Path) -> None:
+    path, data = tmp_path / "b.zip", bytearray(scene.pictures.read_bytes())
+    data[data.rfind(b"PK\x05\x06") + 4] = 3
+    path.write_bytes(bytes(data))
+    stopped(scene, tmp_path, path, "one of several disks")
+
+
+def test_a_manifest_that_says_a_key_twice_is_stopped(scene: Scene, tmp_path: Path) -> None:
+    parts = stage.unpack(scene.pictures)
+    parts["manifest.json"] = parts["manifest.json"].replace(b'"format": 2', b'"format": 2, "format": 2', 1)
+    stopped(scene, tmp_path, _zip(tmp_path / "b.zip", [], parts), "a key occurs twice")
+
+
+def test_keys_without_end_take_little_memory(scene: Scene, tmp_path: Path) -> None:
+    parts = stage.unpack(scene.pictures)
+    for size, reason in ((1_000_000, "a key occurs twice"), (60_000_000, "unpacks to more than")):
+        parts["manifest.json"] = b"{" + b'"parts":{},' * (size // 11) + b'"a":1}'
+        path = _zip(tmp_path / f"{size}.zip", [], parts)
+        tracemalloc.start()
+        stopped(scene, tmp_path / str(size), path, reason)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 150 * 2**20, peak
+
+
+def test_ids_without_end_take_little_time() -> None:
+    ids = [f"image-{i}" for i in range(100_000)]
+    began = time.perf_counter()
+    for found, reason in ((ids[:-1] + ids[:1], "occurs twice"), (ids[::-1], "belongs"), ([*ids[1:], "x"], "is no image")):
+        with pytest.raises(UserError, match=reason):
+            check_ids(found, ids, "x")
+    assert time.perf_counter() - began < 5
+
+
+def test_a_hard_link_in_a_folder_is_stopped(scene: Scene, tmp_path: Path) -> None:
+    folder = _unzipped(scene, tmp_path)
+    os.link(folder / stage.PART, tmp_path / "other-name")
+    stopped(scene, tmp_path, folder, "hard links")
+
+
+@pytest.mark.parametrize("sizes", [(70_000,), (40_000, 40_000)])
+def test_more_code_than_an_attack_takes_is_stopped(scene: Scene, tmp_path: Path, sizes: tuple[int, ...]) -> None:
+    parts = stage.unpack(scene.honest)
+    for n, size in enumerate(sizes):
+        parts[f"source/more{n}.py"] = b"#" * size
+    stopped(scene, tmp_path, stage.repack(parts, tmp_path / "b.zip"), "more than the 65536")
+
+
+def test_a_suite_that_is_a_file_is_not_read_because_a_bundle_says_so(
+    scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    stage.suite(tmp_path)
+    path = stage.repack(stage.unpack(scene.pictures), tmp_path / "b.zip", suite="tiny.yaml")
+    with pytest.raises(UserError, match="not one of ours"):
+        add(path, tmp_path / "boards")
+
+
+def test_somebody_who_is_faster_keeps_the_name(scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    boards = scene.copy_board(tmp_path)
+    (row,) = read_rows(boards / "tiny" / "v1")
+
+    def slow(*arguments: Any) -> list[Row]:
+        made = rows_of(*arguments)
+        other = {"attack": "pictures", "images_sha256": "0" * 64}
+        write_row(boards / "tiny" / "v1", row.model_copy(update=other))
+        return made
+
+    from harness.submit import add as module
+
+    rows_of = module._rows  # type: ignore[attr-defined]
+    monkeypatch.setattr("harness.submit.add._rows", slow)
+    with pytest.raises(UserError, match="on this board with other code"):
+        add(scene.pictures, boards, suite=scene.suite)

@@ -48,9 +48,7 @@ def test_kernels_are_fixed_inside_and_the_users_outside(loose: None, monkeypatch
     assert flags() == LOOSE
 
 
-def test_crafting_and_predicting_run_under_them(
-    loose: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_crafting_and_predicting_run_under_them(loose: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ZOO_CACHE", str(tmp_path / "cache"))
     suite, registry = make(tmp_path)
     context = Context(suite, (str(registry),), limit=5)
@@ -78,3 +76,11 @@ def test_images_of_another_gpu_have_another_key(tmp_path: Path, monkeypatch: pyt
         for device in ("cpu", "cuda:0", "cuda:1")
     }
     assert len(keys) == 3
+
+
+def test_the_key_names_what_decides_the_last_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert kernels.hardware("cpu") == f"cpu {torch.backends.cpu.get_cpu_capability()}"
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H100 80GB HBM3")
+    monkeypatch.setattr(torch.version, "cuda", "12.8")
+    monkeypatch.setattr(cudnn, "version", lambda: 91002)
+    assert kernels.hardware("cuda:0") == "cuda NVIDIA H100 80GB HBM3, CUDA 12.8, cuDNN 91002"

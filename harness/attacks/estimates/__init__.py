@@ -1,0 +1,1 @@
+"""Gradient stabilisation: rules that estimate an iteration's gradient from several, one module for each published rule."""

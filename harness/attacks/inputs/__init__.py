@@ -1,0 +1,1 @@
+"""Input augmentation: transforms of the image into copies, one module for each family. Imports the parts' kinds alone."""

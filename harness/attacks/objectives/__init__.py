@@ -1,0 +1,1 @@
+"""Losses: on the logits, and on the features of a middle layer."""
