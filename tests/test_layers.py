@@ -32,7 +32,7 @@ FLOORS = {
         ["records"],
         ["board"],
         ["runs"],
-        ["sandbox"],
+        ["analyze", "sandbox"],
         ["submit"],
         ["api"],
         ["__init__"],

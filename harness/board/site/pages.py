@@ -38,6 +38,17 @@ FIGURES = {
 }
 
 
+ANALYSES = {
+    "shift": "Feature shift, layer by layer (Eq. 8)",
+    "alignment": "Alignment of input gradients (Eq. 9), and rival measures",
+    "batchnorm": "Batch normalisation in each state",
+    "states": "States held fixed",
+    "sharpness": "Loss sharpness (Eqs. 10 and 11)",
+    "margins": "ASR against clean margin",
+}
+"""What `harness analyze` may have left beside a board."""
+
+
 @dataclass
 class Built:
     """What was built."""
@@ -174,6 +185,7 @@ def _board(writer: _Writer, view: View) -> None:
         common=COMMON,
         figures=_figures(view),
         heat=heat(view),
+        analyses=_analyses(writer, view),
         problems=chain.check(view.folder),
         changelog=read_bytes(changelog).decode(errors="replace").strip() if changelog.is_file() else "",
     )
@@ -227,6 +239,21 @@ def _figures(view: View) -> list[dict[str, str]]:
                 made.append({"kind": kind, "title": words, "svg": Markup(inline_svg(figure, label))})
         except UserError:
             continue
+    return made
+
+
+def _analyses(writer: _Writer, view: View) -> list[dict[str, Any]]:
+    """Copy what analyses left beside a board, and return it for the page."""
+    made = []
+    for kind, words in ANALYSES.items():
+        files = sorted((view.folder / "analysis").glob(f"{kind}[.-]*"))
+        named = [p.name for p in files if p.suffix in (".json", ".csv", ".svg")]
+        for name in named:
+            writer.file(f"{view.place}/analysis/{name}", read_bytes(view.folder / "analysis" / name))
+        if named:
+            tables = [name for name in named if not name.endswith(".svg")]
+            picture = f"{kind}.svg" if f"{kind}.svg" in named else ""
+            made.append({"kind": kind, "title": words, "picture": picture, "tables": tables})
     return made
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from harness.board.site import build
-from tests.harness.board.site.worlds import HOSTILE, fill, hostile, pinned, rows, strips, world
+from tests.harness.board.site.worlds import HOSTILE, analysis, fill, hostile, pinned, rows, strips, world
 
 webdriver = pytest.importorskip("selenium.webdriver")
 pytestmark = pytest.mark.browser
@@ -32,6 +32,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     lines = rows(made)
     fill(base / "boards/made-up/v1", pinned(title=HOSTILE), made, [*lines, hostile(lines[0])])
     strips(base / "boards/made-up/v1", lines[:2])
+    analysis(base / "boards/made-up/v1")
     build(base / "site", base / "boards")
     return base / "site"
 

@@ -17,7 +17,7 @@ from harness.board.site import build
 from harness.board.site.catalogue import attacks
 from harness.board.site.viewer import FOLDER as STRIPS
 from harness.board.site.viewer import amplified, from_png, read, to_png
-from tests.harness.board.site.worlds import HOSTILE, fill, hostile, pinned, rows, strips, world
+from tests.harness.board.site.worlds import HOSTILE, analysis, fill, hostile, pinned, rows, strips, world
 from zoo.errors import UserError
 
 ROOT = Path(__file__).parents[4]
@@ -31,6 +31,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = base / "boards" / "made-up" / "v1"
     fill(folder, pinned(), made, [*lines, hostile(lines[0])])
     strips(folder, lines[:2])
+    analysis(folder)
     build(base / "site", base / "boards")
     return base / "site"
 
@@ -95,6 +96,12 @@ def test_the_image_viewer_says_what_each_target_says(site: Path) -> None:
         cells = "".join(rf"<td class=\"\w+\">{said} {sign}</td>" for said, sign in answers)
         assert re.search(rf"{target}</th>{cells}", first), target
     assert "class=\"sample\"" not in (site / "boards/made-up/v1/rows/digits-vgg--pgd.html").read_text()
+
+
+def test_what_analyses_left_is_shown_and_kept(site: Path) -> None:
+    board = (site / "boards/made-up/v1/index.html").read_text()
+    assert 'src="analysis/shift.svg"' in board and 'href="analysis/shift.csv"' in board
+    assert (site / "boards/made-up/v1/analysis/shift.json").read_text() == "{}"
 
 
 def test_strips_keep_every_byte_and_differences_fill_the_scale(tmp_path: Path) -> None:

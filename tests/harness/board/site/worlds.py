@@ -85,6 +85,13 @@ def fill(folder: Path, suite: PinnedSuite, made: World, lines: Sequence[Row]) ->
         (folder / "rows" / row.filename).write_text(row.model_dump_json())
 
 
+def analysis(folder: Path) -> None:
+    """Write what an analysis leaves beside a board."""
+    (folder / "analysis").mkdir()
+    for name, text in (("shift.json", "{}"), ("shift.csv", "a,b\n"), ("shift.svg", '<svg xmlns="http://www.w3.org/2000/svg"/>')):
+        (folder / "analysis" / name).write_text(text)
+
+
 def strips(folder: Path, lines: Sequence[Row], count: int = 3) -> np.ndarray:
     """Write strips of made-up images beside a board, and return the clean images."""
     random = np.random.default_rng(0)
