@@ -106,7 +106,7 @@ def _craft(workspace: Workspace, job: Job, start: int, stop: int) -> Tensor:
     x = clean.float() / 255
     rng = Rng(job.seed, index.tolist(), device)
     attack, substitute = workspace.attack(job.attack), workspace.substitute(job.substitute)
-    with fixed(device), substitute.session(job.seed):
+    with fixed(device, workspace.context.precision), substitute.session(job.seed):
         adv = attack(
             substitute,
             x,
