@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from harness.runs.executors import Kind
     from harness.runs.stage import Report
     from harness.runs.unfinished import Request
+    from harness.substitutes.kernels import Precision
     from harness.suites.suite import Suite
 
 
@@ -59,6 +60,8 @@ def run(
     executor: Kind = "local",
     address: str | None = None,
     gpus: float | None = None,
+    precision: Precision = "exact",
+    compiled: bool = False,
     notify: Callable[[str, int, int], None] | None = None,
 ) -> Board:
     """Craft, check and score a suite, write its rows and board below `out`, and return the board.
@@ -81,6 +84,8 @@ def run(
         executor: this machine, or a Ray cluster.
         address: the cluster's; one is started on this machine when None.
         gpus: GPUs, or a fraction of one, that each task on the cluster takes.
+        precision: "tf32" or "bf16" are faster and make other images; rows go to a folder of their own, with a report of parity.
+        compiled: compile networks; likewise in a folder of its own.
         notify: called with what is being done, how much of it is done, and how much there is.
 
     Raises:
@@ -103,6 +108,8 @@ def run(
         executor=executor,
         address=address,
         gpus=gpus,
+        precision=precision,
+        compiled=compiled,
     )
     return perform(chosen, request, Path(out), notify)[1]
 

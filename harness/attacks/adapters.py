@@ -1,4 +1,4 @@
-"""Run the attacks of the package torchattacks unchanged."""
+"""Run the attacks of the packages torchattacks and TransferAttack unchanged."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from types import ModuleType
 from typing import Any
 
@@ -109,6 +110,96 @@ class TorchAttack:
         budget = {"eps": eps, "steps": steps, "alpha": eps / float(str(options.get("steps", steps)))}
         suite = {key: value for key, value in budget.items() if key in taken and (key == "eps" or key not in options)}
         return kind(_Network(model, forwards), **{**options, **suite})
+
+
+def _library() -> ModuleType:
+    try:
+        import transferattack
+    except ImportError as error:
+        raise UserError(
+            "this attack needs TransferAttack, which is no package of an index: clone its repository and put the folder on "
+            f"PYTHONPATH ({error})"
+        ) from error
+    package: ModuleType = transferattack
+    return package
+
+
+def library_version() -> str:
+    """Return the version that TransferAttack states.
+
+    Raises:
+        UserError: it is not there.
+    """
+    return f"TransferAttack {getattr(_library(), '__version__', 'of unknown version')}"
+
+
+@dataclass(frozen=True)
+class LibraryAttack:
+    """`transferattack.attack_zoo[NAME](model_name, epsilon, alpha, epoch, **options)` on a substitute of ours.
+
+    Its classes load a network by its name and wrap it with a normalisation; here `load_model` returns the substitute, as
+    the second of two modules, since some classes look at `model[1]`. They return a perturbation, share draws within a batch
+    and draw from global generators, so each image runs alone, with all generators seeded by the image. eps, steps and
+    eps / steps are handed over where any of their constructors takes them; options win, except over eps. `forwards` says how
+    many forward passes make one iteration of a substitute that alternates. Classes that name layers of one architecture
+    need a substitute that has them; those that call `.cuda()` need a GPU.
+    """
+
+    name: str
+    options: tuple[tuple[str, object], ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse names that the library does not list."""
+        known = _library().attack_zoo
+        if self.name not in known:
+            raise UserError(f"TransferAttack has no attack {self.name!r}{did_you_mean(self.name, known)}")
+
+    @property
+    def source(self) -> str:
+        """Library and class."""
+        return f"{library_version()}, {self.name}"
+
+    def __call__(
+        self, model: Model, x: Tensor, y: Tensor, *, eps: float, steps: int, rng: Rng, target: Tensor | None = None
+    ) -> Tensor:
+        """Return the adversarial images, one at a time."""
+        images = []
+        for n, seed in enumerate(rng.seeds):
+            model.begin_batch()
+            with _seeded(seed, x.device):
+                attack = self._make(model, x, eps, steps, target is not None)
+                label = y[n : n + 1] if target is None else torch.stack([y[n : n + 1], target[n : n + 1]])
+                images.append(x[n : n + 1] + attack(x[n : n + 1], label).detach())
+        return torch.cat(images)
+
+    def _make(self, model: Model, x: Tensor, eps: float, steps: int, targeted: bool) -> Any:
+        listed = _library().attack_zoo[self.name]
+        if isinstance(listed, tuple):  # later versions list where a class is instead of importing them all
+            listed = getattr(import_module(listed[0], "transferattack"), listed[1])
+        options = dict(self.options)
+        forwards = options.pop("forwards", 1)
+        if not isinstance(forwards, int) or forwards < 1:
+            raise UserError(
+                f"transferattack:{self.name}: forwards is a number of passes of at least 1, not {forwards!r}"
+            )
+        taken = {name for base in listed.__mro__ for name in inspect.signature(base.__init__).parameters}
+        unknown = [key for key in options if key not in taken]
+        if unknown:
+            raise UserError(f"transferattack:{self.name} has no option {unknown[0]!r}{did_you_mean(unknown[0], taken)}")
+        network = nn.Sequential(nn.Identity(), _Network(model, forwards)).eval()
+        kind = type(listed.__name__, (listed,), {"load_model": lambda _self, _name: network})
+        epochs = float(str(options.get("epoch", steps)))
+        budget = {
+            "epoch": steps,
+            "alpha": eps / epochs,
+            "targeted": targeted,
+            "device": x.device,
+            **options,
+            "epsilon": eps,
+        }
+        return kind(
+            model_name="substitute", **{key: value for key, value in budget.items() if key in taken or key in options}
+        )
 
 
 @contextmanager

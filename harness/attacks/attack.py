@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.attacks.gradients import AtPoint, CopyGradient, Variance
-from harness.attacks.losses import CrossEntropy
+from harness.attacks.losses import CrossEntropy, Logit
 from harness.attacks.model import Model, as_model
 from harness.attacks.parts import (
     Batch,
@@ -141,7 +141,8 @@ class Attack:
             objective = self.loss.prepare(batch)
             batch.run.objective = objective
             model.begin_batch()
-            adv = self._iterate(batch, CopyGradient(batch, objective, self.transforms))
+            once = self.refine is None and isinstance(self.loss, CrossEntropy | Logit)
+            adv = self._iterate(batch, CopyGradient(batch, objective, self.transforms, once))
             model.begin_batch()
         return adv
 

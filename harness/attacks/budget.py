@@ -3,15 +3,36 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import cache
 from typing import Any
 
 from harness.attacks.attack import Attack
+from harness.attacks.registry import AttackLike
+from harness.attacks.universal.perturbation import Square
 from zoo.errors import UserError
 
 COUNTS = ("copies", "samples", "masks", "points", "neighbours", "operators", "mixtures", "regions", "rounds", "images")
 """Settings of parts that multiply an attack's passes."""
 
 
+def confined(attack: AttackLike, steps: int, passes: int | None, patch: float | None) -> AttackLike:
+    """Return the attack within a suite's limits: at so many passes, and on a square of that share of the pixels.
+
+    Raises:
+        UserError: it is not composed of parts, or has no setting of so few passes.
+    """
+    if passes is None and patch is None:
+        return attack
+    if not isinstance(attack, Attack):
+        raise UserError(
+            "it brings its own loop, which cannot be scaled or confined; budget.passes and patch need parts"
+        )
+    if patch is not None:
+        attack = attack.but(region=Square(share=patch))
+    return attack if passes is None else at_cost(attack, steps, passes)
+
+
+@cache
 def at_cost(attack: Attack, steps: int, passes: int) -> Attack:
     """Return the attack as near to `passes` gradient passes per image as it comes from below.
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import Tensor
 
-from harness.attacks.model import Model
+from harness.attacks.model import Model, PlainModel
 from harness.attacks.parts import Batch, Objective, Step, Transform, part, per_image_mean_abs, require
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -21,11 +22,15 @@ class CopyGradient:
 
     Copies are made one by one and pass through the model in chunks of at most `batch.chunk` images, so memory is bounded
     by the chunk; the result does not depend on it, up to the rounding of float kernels. Only the gradient with respect to
-    the input is ever computed.
+    the input is ever computed. `once` says that the objective runs the network once, and that the network computes nothing but
+    itself: such passes may be replayed.
     """
 
-    def __init__(self, batch: Batch, objective: Objective, transforms: tuple[Transform, ...]) -> None:
+    def __init__(
+        self, batch: Batch, objective: Objective, transforms: tuple[Transform, ...], once: bool = False
+    ) -> None:
         self.batch = batch
+        self.once = once
         self.objective = objective
         self.transforms = transforms
         self.copies = math.prod(transform.copies for transform in transforms)
@@ -91,9 +96,12 @@ class CopyGradient:
     def _input_gradient(self, z: Tensor, rows: Tensor, loss: Loss) -> tuple[Tensor, Tensor]:
         z = z.requires_grad_()
         self.batch.run.rows = rows
-        losses = loss(z, rows)
-        # a sum, so that no image's gradient is scaled by how many others are in the chunk
-        return torch.autograd.grad(losses.sum(), z)[0].contiguous(), losses.detach()
+        model = self.batch.model
+        with model.once(z) if self.once and isinstance(model, PlainModel) else nullcontext(False) as lent:
+            losses = loss(z, rows)
+            # a sum, so that no image's gradient is scaled by how many others are in the chunk
+            gradient = torch.autograd.grad(losses.sum(), z)[0].contiguous()
+        return gradient.clone() if lent else gradient, losses.detach()
 
 
 @part("gradient", "point")

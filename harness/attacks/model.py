@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -63,6 +63,13 @@ class PlainModel:
         """Return the logits."""
         logits: Tensor = self.module(x.to(memory_format=self.layout))
         return logits
+
+    def once(self, x: Tensor) -> AbstractContextManager[bool]:
+        """Open a pass over images like x that ends with its gradient, and say whether that must be copied before the next.
+
+        A substitute may compute such a pass otherwise than module by module.
+        """
+        return nullcontext(False)
 
     def begin_batch(self) -> None:
         """Do nothing."""

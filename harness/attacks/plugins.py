@@ -1,4 +1,4 @@
-"""Attacks from elsewhere: installed packages, files, and torchattacks."""
+"""Attacks from elsewhere: installed packages, files, torchattacks and TransferAttack."""
 
 from __future__ import annotations
 
@@ -145,6 +145,14 @@ def from_torchattacks(origin: str, options: Mapping[str, object]) -> Foreign:
 
     name = origin.partition(":")[2]
     return Foreign(origin, version(), _settings(options), TorchAttack(name, _settings(options)))
+
+
+def from_library(origin: str, options: Mapping[str, object]) -> Foreign:
+    """Return the attack `transferattack:NAME` of that library, with its options."""
+    from harness.attacks.adapters import LibraryAttack, library_version
+
+    name = origin.partition(":")[2]
+    return Foreign(origin, library_version(), _settings(options), LibraryAttack(name, _settings(options)))
 
 
 def _settings(options: Mapping[str, object]) -> tuple[tuple[str, object], ...]:

@@ -138,9 +138,9 @@ def info(name: str) -> Preset:
 def get(spec: str | Mapping[str, object]) -> AttackLike:
     """Return the attack that `spec` describes.
 
-    A string is the id of a preset or of an installed package's attack, `path/to/attack.py:MyAttack`, or
-    `torchattacks:NAME`. A mapping composes parts (`harness.attacks.compose`), or gives options to an attack from
-    elsewhere: `{use: "torchattacks:VMIFGSM", options: {N: 5}}`.
+    A string is the id of a preset or of an installed package's attack, `path/to/attack.py:MyAttack`, `torchattacks:NAME`, or
+    `transferattack:NAME`. A mapping composes parts (`harness.attacks.compose`), or gives options to an attack from elsewhere:
+    `{use: "torchattacks:VMIFGSM", options: {N: 5}}`.
 
     Raises:
         UserError: there is no such attack, or the mapping does not describe one.
@@ -173,6 +173,8 @@ def _resolve(spec: object) -> object:
 def _named(name: str, options: Mapping[str, object]) -> AttackLike:
     if name.startswith("torchattacks:"):
         return plugins.from_torchattacks(name, options)
+    if name.startswith("transferattack:"):
+        return plugins.from_library(name, options)
     if ".py:" in name:
         return plugins.from_file(name, options)
     if name not in PRESETS and name not in ALIASES and name in plugins.installed():

@@ -55,6 +55,14 @@ def executing(command: Any) -> Any:
                 "--executor", type=click.Choice(["local", "ray"]), default="local", show_default=True, help="What does the work."
             ),
             click.option("--address", help="Address of a Ray cluster; one is started on this machine when left out."),
+            click.option(
+                "--precision",
+                type=click.Choice(["exact", "tf32", "bf16"]),
+                default="exact",
+                show_default=True,
+                help="Faster, and other images; such rows go to a folder of their own, with a report of what differs.",
+            ),
+            click.option("--compile", "compiled", is_flag=True, help="Compile networks; likewise in a folder of its own."),
             click.option("--gpus", type=click.FloatRange(min=0), help="GPUs, or a fraction of one, that each task takes on Ray."),
         ]
     ):

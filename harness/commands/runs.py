@@ -102,7 +102,8 @@ def _print_plan(request: Request, out: Path, as_json: bool, measure: bool) -> No
 
     check_device(request.device)
     selection, suite = request.selection.bring(load(request.suite))
-    workspace = open_workspace(suite, request.limit, request.device, request.overlays)
+    precise = (request.precision, request.compiled)
+    workspace = open_workspace(suite, request.limit, request.device, request.overlays, *precise)
     found = plan(workspace, selection, out, measure)
     if as_json:
         click.echo(json.dumps(found.to_json(), indent=2, ensure_ascii=False))

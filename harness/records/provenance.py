@@ -14,8 +14,8 @@ from harness.records.rows import Provenance
 PACKAGE = "qnn-transfer-zoo"
 
 
-def provenance(hardware: str | None = None) -> Provenance:
-    """Describe this process: versions, commit, platform, the hardware as given, and the time in UTC."""
+def provenance(hardware: str | None = None, precision: str | None = None) -> Provenance:
+    """Describe this process: versions, commit, platform, the hardware and the precision as given, and the time in UTC."""
     return Provenance(
         package=_version(PACKAGE),
         commit=_commit(Path(__file__).resolve().parent),
@@ -24,6 +24,7 @@ def provenance(hardware: str | None = None) -> Provenance:
         python=platform.python_version(),
         platform=f"{platform.system()} {platform.machine()}",
         hardware=hardware,
+        precision=precision,
         created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     )
 

@@ -30,6 +30,7 @@ __all__ = [
     "Predictions",
     "Provenance",
     "Row",
+    "Size",
     "Submitted",
     "atomic_write",
     "read_absent",
@@ -80,6 +81,15 @@ class Cost(Record):
     """Where it ran: cpu, cuda:0, or a device's full name."""
 
 
+class Size(Record):
+    """How large the perturbations of a row are, as means over its images; attacks may fill the same ball by more or less."""
+
+    l2: float = Field(ge=0)
+    """Euclidean norm of adv - x in [0, 1] pixel units."""
+    ssim: float = Field(ge=-1, le=1)
+    """Structural similarity of adv and x (Wang et al. 2004); 1 is no visible change."""
+
+
 class Provenance(Record):
     """What made a row, to make it again."""
 
@@ -97,6 +107,8 @@ class Provenance(Record):
     """Operating system and machine."""
     hardware: str | None = None
     """Name of the GPU with the versions of CUDA and cuDNN, or the CPU's instructions; null in rows that were made elsewhere."""
+    precision: str | None = None
+    """How it was computed where that was not exact: tf32, bf16, with -compiled; null is float32 with deterministic kernels."""
     created: Created
     """When, in UTC, as 2026-01-31T12:00:00Z; not part of the canonical row."""
 
@@ -130,6 +142,8 @@ class Cleared(Record):
     """Who says so."""
     because: Annotated[str, StringConstraints(min_length=1, max_length=400)]
     """Why."""
+    precision: str | None = None
+    """How it was computed where that was not exact: tf32, bf16, with -compiled; null is float32 with deterministic kernels."""
     created: Created
     """When."""
 
@@ -145,6 +159,8 @@ class Dispute(Record):
     """Predictions that differ, over all targets."""
     predictions: int = Field(ge=0)
     """Predictions compared."""
+    precision: str | None = None
+    """How it was computed where that was not exact: tf32, bf16, with -compiled; null is float32 with deterministic kernels."""
     created: Created
     """When."""
     cleared: Cleared | None = None
@@ -201,6 +217,9 @@ class Row(Record):
     """Digest of the adversarial uint8 images."""
     max_level: int = Field(ge=0, le=255)
     """Largest |adv - x| over all bytes, in steps of 1/255."""
+    size: Size | None = None
+    """How large the perturbations are; null in rows from before it was measured. It follows from the images, whose digest
+    the canonical row holds, and is no part of it."""
     outcomes: dict[Name, Outcome]
     """Per target, the predictions on every image."""
     failures: dict[Name, str] = Field(default_factory=dict)
@@ -246,10 +265,11 @@ class Row(Record):
 
         Predictions stand as plain int16, since zlib's output differs between versions of zlib.
         """
-        content: dict[str, Any] = self.model_dump(mode="json", exclude={"outcomes": True})
+        content: dict[str, Any] = self.model_dump(mode="json", exclude={"outcomes": True, "size": True})
         del content["cost"]["seconds"], content["provenance"]["created"]
-        if self.provenance.hardware is None:  # rows from before it was recorded keep their digest
-            del content["provenance"]["hardware"]
+        for later in ("hardware", "precision"):  # rows from before these were recorded keep their digest
+            if content["provenance"][later] is None:
+                del content["provenance"][later]
         content["outcomes"] = {
             target: {"clean": _base64(outcome.clean.raw), "adv": _base64(outcome.adv.raw)}
             for target, outcome in self.outcomes.items()

@@ -106,7 +106,7 @@ def _craft(workspace: Workspace, job: Job, start: int, stop: int) -> Tensor:
     x = clean.float() / 255
     rng = Rng(job.seed, index.tolist(), device)
     attack, substitute = workspace.attack(job.attack), workspace.substitute(job.substitute)
-    with fixed(device), substitute.session(job.seed):
+    with fixed(device, workspace.context.precision), substitute.session(job.seed):
         adv = attack(
             substitute,
             x,
@@ -117,7 +117,10 @@ def _craft(workspace: Workspace, job: Job, start: int, stop: int) -> Tensor:
             pool=Images(data.images, data.labels),
             chunk=images_per_pass(x, suite.block),
         )
-    return to_bytes(adv, clean, suite.budget.levels)[: stop - start].cpu()
+    made = to_bytes(adv, clean, suite.budget.levels)[: stop - start]
+    if suite.budget.patch is not None:
+        _check_area(made, clean[: stop - start], suite.budget.patch)
+    return made.cpu()
 
 
 def images_per_pass(x: Tensor, block: int) -> int:
@@ -143,6 +146,13 @@ def to_bytes(adv: Tensor, clean: Tensor, levels: int) -> Tensor:
     x = clean.to(torch.int16)
     rounded = (adv.detach() * 255).round().to(torch.int16)
     return torch.minimum(torch.maximum(rounded, x - levels), x + levels).clamp(0, 255).to(torch.uint8)
+
+
+def _check_area(adv: Tensor, clean: Tensor, patch: float) -> None:
+    """Raise UserError where more than that share of an image's pixels changed; a pixel is one place in all channels."""
+    share = float((adv != clean).any(1).float().mean((1, 2)).max())
+    if share > patch:
+        raise UserError(f"an image changed in {share:.1%} of its pixels, the budget's patch is {patch:.1%}")
 
 
 def max_level(adv: Tensor, clean: Tensor) -> int:

@@ -88,7 +88,7 @@ def plan(workspace: Workspace, selection: Selection, out: Path, measure: bool = 
     absent = {name: reason for name in {*targets, *substitutes} if (reason := _absent(workspace, name))}
     here = [n for n in dict.fromkeys([*substitutes, *targets]) if n not in absent]
     speed = {n: _pass_seconds(workspace, n, backward=n in substitutes) for n in here} if measure else {}
-    folder = suite_folder(out, suite, workspace.context.limit)
+    folder = suite_folder(out, suite, workspace.context.limit, workspace.context.how)
     jobs = [_job(workspace, job, folder, absent, speed) for job in selected]
     models = [_model(workspace.registry[n], "substitute", absent.get(n)) for n in substitutes]
     models += [_model(workspace.registry[n], "target", absent.get(n)) for n in targets]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ from harness.records.pinned import PinnedSuite
 from harness.records.rows import Row, read_row
 from harness.runs.craft import craft
 from harness.runs.score import score
-from harness.runs.workspace import Context, Workspace, describe, forget, workspace_of
+from harness.runs.workspace import Context, Workspace, declared, describe, forget, workspace_of
 from harness.storage import shards
 from harness.suites.selection import Job
 from zoo.errors import UserError
@@ -77,7 +77,7 @@ def reproduce(path: Path, device: str = "cpu", overlays: tuple[str, ...] = ()) -
     pinned = PinnedSuite.read(path.parent.parent)
     with tempfile.TemporaryDirectory() as scratch:
         forget()
-        context = Context(pinned.suite, overlays, device, row.limit, scratch)
+        context = replace(Context(pinned.suite, overlays, device, row.limit, scratch), **declared(row.provenance.precision))
         workspace = workspace_of(context)
         job = checked_job(workspace, row, pinned)
         images = craft(context, job).images

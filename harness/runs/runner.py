@@ -11,6 +11,7 @@ from harness.runs.craft import craft_job
 from harness.runs.executors import open_executor
 from harness.runs.executors.local import single_thread
 from harness.runs.ownership import own_folder
+from harness.runs.parity import compare_with_exact
 from harness.runs.recording import known_row, note_absent, row_maker
 from harness.runs.score import score_images
 from harness.runs.stage import Notify, Report, Stage
@@ -24,9 +25,10 @@ from zoo.devices import check_device
 from zoo.errors import MachineError, UserError
 
 
-def suite_folder(out: Path, suite: Suite, limit: int | None) -> Path:
-    """Return the folder of a suite's version; runs over fewer images go beside it, never into it."""
-    return out / suite.name / (f"v{suite.version}" if limit is None else f"v{suite.version}-limit{limit}")
+def suite_folder(out: Path, suite: Suite, limit: int | None, how: str | None = None) -> Path:
+    """Return the folder of a suite's version; runs over fewer images, or in another precision, go beside it, never into it."""
+    parts = [f"v{suite.version}"] + [f"limit{limit}"] * (limit is not None) + [how] * (how is not None)
+    return out / suite.name / "-".join(str(part) for part in parts)
 
 
 def run(suite: Suite, request: Request, out: Path, notify: Notify | None = None) -> Report:
@@ -45,9 +47,10 @@ def run(suite: Suite, request: Request, out: Path, notify: Notify | None = None)
     forget()
     for name in dict.fromkeys(job.attack for job in jobs):
         workspace_of(Context(suite, request.overlays, request.device)).attack(name)
-    workspace = open_workspace(suite, request.limit, request.device, request.overlays)
+    precise = (request.precision, request.compiled)
+    workspace = open_workspace(suite, request.limit, request.device, request.overlays, *precise)
     context = workspace.context
-    report = Report(suite_folder(out, suite, context.limit))
+    report = Report(suite_folder(out, suite, context.limit, context.how))
     targets = [t for t in suite.target_names if not selection.targets or t in selection.targets]
     substitutes = dict.fromkeys(m for job in jobs for m in suite.substitute(job.substitute).models)
     blocked = absent_models(workspace, [*targets, *substitutes])
@@ -114,3 +117,5 @@ def _job(stage: Stage, job: Job, clean: Clean, targets: list[str]) -> None:
         crafted=crafted,
     )
     report.written.append(write_row(report.folder, row))
+    if context.how is not None:
+        compare_with_exact(stage, job, outcomes)

@@ -17,7 +17,7 @@ from harness.runs.craft import collect
 from harness.runs.stage import Stage
 from harness.runs.workspace import Context, workspace_of
 from harness.storage import shards
-from harness.substitutes.kernels import at_speed, fixed
+from harness.substitutes.kernels import Precision, at_speed, fixed
 from harness.suites.selection import Job
 from zoo.errors import MachineError, UserError
 from zoo.quant import frozen
@@ -41,10 +41,10 @@ def transported(images: Tensor, transport: str) -> Tensor:
 
 
 @torch.no_grad()
-def predict(model: nn.Module, images: Tensor, device: str) -> Tensor:
+def predict(model: nn.Module, images: Tensor, device: str, precision: Precision = "exact") -> Tensor:
     """Return the predicted classes (N,) int16 of uint8 images, in padded batches of a fixed size."""
     out = []
-    with fixed(device), frozen(model), at_speed(model) as layout:
+    with fixed(device, precision), frozen(model), at_speed(model) as layout:
         for start in range(0, len(images), BATCH):
             batch = images[start : start + BATCH]
             padded = torch.cat([batch, batch[-1:].expand(BATCH - len(batch), *batch.shape[1:])])
@@ -70,7 +70,8 @@ def predictions(context: Context, job: Job | None, images: np.ndarray | None, ta
         pixels = torch.from_numpy(np.array(images))
     else:
         pixels = workspace.data.images if job is None else collect(context, job).images
-    return predict(workspace.target(target), transported(pixels, workspace.suite.transport), context.device).numpy()
+    arrived = transported(pixels, workspace.suite.transport)
+    return predict(workspace.target(target), arrived, context.device, context.precision).numpy()
 
 
 def score(context: Context, job: Job | None, target: str) -> Tensor:

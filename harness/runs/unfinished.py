@@ -33,6 +33,8 @@ class Request(Record):
     executor: Literal["local", "ray"] = "local"
     address: str | None = None
     """Address of a Ray cluster."""
+    precision: Literal["exact", "tf32", "bf16"] = "exact"
+    compiled: bool = False
     gpus: float | None = None
     """GPUs, or a fraction of one, that each task takes on Ray."""
 

@@ -6,7 +6,8 @@ import hashlib
 import json
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from importlib import metadata
 from pathlib import Path
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 from harness.records.pinned import Model as ModelFacts
 from harness.records.pinned import PinnedSuite
-from harness.substitutes.kernels import hardware
+from harness.substitutes.kernels import Precision, fixed, hardware
 from harness.suites.suite import SubstituteSpec, Suite
 from zoo import registry as registries
 from zoo.data import Dataset
@@ -45,11 +46,35 @@ class Context:
     device: str = "cpu"
     limit: int | None = None
     cache: str | None = None
+    precision: Precision = "exact"
+    compiled: bool = False
+
+    @property
+    def how(self) -> str | None:
+        """How it is computed where that is not exact, as rows and folders say it: tf32, bf16-compiled."""
+        parts = [self.precision] * (self.precision != "exact") + ["compiled"] * self.compiled
+        return "-".join(parts) or None
 
     @property
     def cache_folder(self) -> Path:
         """Where crafted images and predictions are kept between runs."""
         return Path(self.cache) if self.cache else cache_root() / "harness"
+
+
+def declared(how: str | None) -> dict[str, Any]:
+    """Return the settings of a context that computes as a row says it was computed."""
+    precision, _, compiled = (how or "exact").partition("-")
+    return {"precision": "exact" if precision == "compiled" else precision, "compiled": "compiled" in (precision, compiled)}
+
+
+def compile_network(network: nn.Module) -> nn.Module:
+    """Have a network compiled at its next pass; what cannot be compiled runs as it is, with torch's warning."""
+    import torch._dynamo
+
+    torch._dynamo.config.suppress_errors = True
+    torch._dynamo.config.skip_nnmodule_hook_guards = False  # feature attacks hook the network after it was compiled
+    network.compile()
+    return network
 
 
 class Workspace:
@@ -61,6 +86,7 @@ class Workspace:
         self._targets: OrderedDict[str, nn.Module] = OrderedDict()
         self._substitutes: dict[tuple[str, ...], Crafter] = {}
         self._identities: dict[str, str] = {}
+        self._session = ExitStack()
 
     @cached_property
     def registry(self) -> Registry:
@@ -104,29 +130,42 @@ class Workspace:
         if key in self._targets:
             self._targets.move_to_end(key)
             return self._targets[key]
-        model = load_entry(self.registry[name]).to(self.context.device)
+        model = self._load(self.registry[name])
         self._targets[key] = model
         while len(self._targets) > 1 and sum(map(_bytes, self._targets.values())) > RESIDENT_BYTES:
             self._targets.popitem(last=False)
         return model
+
+    def _load(self, entry: ModelEntry) -> nn.Module:
+        model = load_entry(entry).to(self.context.device)
+        return compile_network(model) if self.context.compiled else model
 
     def substitute(self, name: str) -> Crafter:
         """Return a substitute with its schedule of states; one at a time stays loaded."""
         spec = self.suite.substitute(name)
         key = (name, *map(self.identity, spec.models))
         if key not in self._substitutes:
+            self._session.close()
             self._substitutes.clear()
             entries = [self.registry[model] for model in spec.models]
-            nets = [load_entry(entry).to(self.context.device) for entry in entries]
+            nets = [self._load(entry) for entry in entries]
             collections = {e.name: Snapshots(weights_path(e)) for e in entries if is_collection(e)}
-            self._substitutes[key] = assemble(spec, entries, nets, collections)
+            made = assemble(spec, entries, nets, collections)
+            with fixed(self.context.device, self.context.precision):
+                self._session.enter_context(made.session())  # its weights are prepared once, not for each block
+            self._substitutes[key] = made
         return self._substitutes[key]
 
     def attack(self, name: str) -> AttackLike:
         """Return an attack as the suite composes it."""
         from harness.attacks import get
+        from harness.attacks.budget import confined
 
-        return get(self.suite.attack(name))
+        budget = self.suite.budget
+        try:
+            return confined(get(self.suite.attack(name)), self.suite.steps, budget.passes, budget.patch)
+        except UserError as error:
+            raise UserError(f"attack {name} of suite {self.suite.name}: {error}") from None
 
     def job_key(self, substitute: str, attack: str, seed: int) -> str:
         """Return the digest of what a job asks for: substitute, attack, data, budget and seed, whatever code answers it."""
@@ -159,7 +198,7 @@ class Workspace:
     def made_by(self) -> list[str]:
         """What can move the last bits of a result beside what is asked for."""
         packages = (metadata.version(package) for package in ("torch", "timm", "pillow"))
-        return [code_digest(), hardware(self.context.device), *packages]
+        return [code_digest(), hardware(self.context.device), self.context.how or "exact", *packages]
 
 
 def _digest(content: Any) -> str:
@@ -243,12 +282,20 @@ def workspace_of(context: Context) -> Workspace:
     return _current[1]
 
 
-def open_workspace(suite: Suite, limit: int | None, device: str, overlays: Sequence[str]) -> Workspace:
+def open_workspace(
+    suite: Suite,
+    limit: int | None,
+    device: str,
+    overlays: Sequence[str],
+    precision: Precision = "exact",
+    compiled: bool = False,
+) -> Workspace:
     """Return the workspace of a suite over its first `limit` images; a limit beyond its images is none."""
-    workspace = workspace_of(Context(suite, tuple(overlays), device))
+    context = Context(suite, tuple(overlays), device, precision=precision, compiled=compiled)
+    workspace = workspace_of(context)
     if limit is None or limit >= len(workspace.full):
         return workspace
-    return workspace_of(Context(suite, tuple(overlays), device, limit))
+    return workspace_of(replace(context, limit=limit))
 
 
 def describe(workspace: Workspace, absent: Mapping[str, str]) -> PinnedSuite:

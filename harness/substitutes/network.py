@@ -6,9 +6,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Literal, Protocol, runtime_checkable
 
-from torch import nn
+from torch import Tensor, nn
 
 from harness.attacks.model import Model, PlainModel
+from harness.substitutes.graphs import Graphs
 from harness.substitutes.kernels import at_speed
 from zoo.errors import UserError
 from zoo.quant import activation_quantizers, frozen, is_quantized, set_state, weight_quantizers
@@ -74,6 +75,28 @@ class Substitute(PlainModel):
         self.per_forward = every == "forward" and self.states is not None and len(self.states) > 1
         self._forwards = 0
         self._current: State | None = None
+        self._graphs = Graphs(module)
+        self._replaying = False
+        self._sessions = 0
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return the logits."""
+        if self._replaying:
+            return self._graphs.run(self._state(), x.to(memory_format=self.layout))
+        return super().__call__(x)
+
+    @contextmanager
+    def once(self, x: Tensor) -> Iterator[bool]:
+        """Replay the pass from a CUDA graph where that helps: inside a session, on a GPU, for small images."""
+        self._replaying = self._sessions > 0 and self._graphs.suits(x)
+        try:
+            yield self._replaying
+        finally:
+            self._replaying = False
+
+    def _state(self) -> object:
+        """What decides, beside its input, which kernels the network runs."""
+        return self._current
 
     def begin_batch(self) -> None:
         """Restart the schedule at its first state."""
@@ -102,7 +125,10 @@ class Substitute(PlainModel):
 
     @contextmanager
     def session(self, seed: int | None = None) -> Iterator[None]:
-        """Evaluate, freeze parameters and quantise each weight once; on exit modes, flags and states are as before."""
+        """Evaluate, freeze parameters and quantise each weight once; on exit modes, flags and states are as before.
+
+        A session within another costs nothing: weights stay as the outer one has prepared them.
+        """
         modes = [(part, part.training) for part in self.module.modules()]
         quantizers: list[nn.Module] = [
             *weight_quantizers(self.module).values(),
@@ -114,8 +140,15 @@ class Substitute(PlainModel):
             self.module.eval()
             stack.enter_context(frozen(self.module))
             stack.enter_context(running_at_speed(self))
+            stack.callback(self._leave)
+            self._sessions += 1
             self.begin_batch()
             yield
+
+    def _leave(self) -> None:
+        self._sessions -= 1
+        if not self._sessions:  # what graphs compute with is let go
+            self._graphs.clear()
 
     def _restore(self, modes: list[tuple[nn.Module, bool]], enabled: list[tuple[nn.Module, bool]]) -> None:
         for part, training in modes:

@@ -8,7 +8,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, StringConstraints, TypeAdapter, ValidationError, model_validator
+from pydantic import (
+    Field,
+    SerializerFunctionWrapHandler,
+    StringConstraints,
+    TypeAdapter,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from zoo.errors import UserError, did_you_mean
 from zoo.registry.entry import Name, Record, State
@@ -40,6 +48,16 @@ class Budget(Record):
 
     norm: Literal["linf"] = "linf"
     levels: int = Field(ge=1, le=255)
+    passes: int | None = Field(default=None, ge=1)
+    """Gradient passes per image that every attack is brought to, by its copies or steps; null: as each is published."""
+    patch: float | None = Field(default=None, gt=0, lt=1)
+    """Share of an image's pixels that may change, within a square that every attack is confined to; null: all of them."""
+
+    @model_serializer(mode="wrap")
+    def _without_absent(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out limits that are not set, so that suites without them keep their digests."""
+        shown: dict[str, Any] = handler(self)
+        return {key: value for key, value in shown.items() if value is not None}
 
     @property
     def eps(self) -> float:

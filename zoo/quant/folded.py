@@ -40,11 +40,15 @@ class _Convolution:
     def __call__(self, x: Tensor) -> Tensor:
         """Return the normalised output."""
         weight = self.layer.weight
-        key = (_version(weight), *(_version(part) for part in self._statistics()))
+        kind = x.device.type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
+        key = (dtype, _version(weight), *(_version(part) for part in self._statistics()))
         known = self._kept.get(weight.data_ptr())
         if known is None or known[0] != key:
             with torch.no_grad():
-                self._kept[weight.data_ptr()] = known = (key, *self._parts(weight))
+                scaled, shift = self._parts(weight)
+            known = (key, scaled.to(dtype), None if shift is None else shift.to(dtype))
+            self._kept[weight.data_ptr()] = known
             while len(self._kept) > 2:  # quantised and not
                 self._kept.pop(next(iter(self._kept)))
         output: Tensor = self.layer._conv_forward(x, known[1], known[2])

@@ -95,10 +95,18 @@ def _shape(layer: nn.Conv2d | nn.Linear) -> tuple[int, ...]:
 
 
 def _extra(layer: Any, x: Tensor, change: Tensor) -> Tensor:
-    """Return what the layer's output gains by the change of its weights."""
+    """Return what the layer's output gains by the change of its weights.
+
+    A convolution that computes the norm behind it, too (its forward pass has a `norm`), scales the change as the norm does.
+    """
     if isinstance(layer, nn.Linear):
         return F.linear(x, change)
-    return F.conv2d(x, change, None, layer.stride, layer.padding, layer.dilation, layer.groups)
+    extra = F.conv2d(x, change, None, layer.stride, layer.padding, layer.dilation, layer.groups)
+    norm = getattr(layer.forward, "norm", None)
+    if norm is None:
+        return extra
+    factor: Tensor = (norm.running_var + norm.eps).rsqrt()
+    return extra * (factor * norm.weight if norm.affine else factor)[:, None, None]
 
 
 @preset("awt", category="substitute refinement", source="Chen et al., AAAI 2025, Alg. 1")

@@ -23,7 +23,7 @@ PAGE = (Path(__file__).parents[3] / "docs" / "attacks.md").read_text(encoding="u
 
 def test_examples_are_attacks(tmp_path: Path) -> None:
     examples = [yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", PAGE, re.S)]
-    assert [example["name"] for example in examples] == ["fia-ti-si", "margin", "vmi-torchattacks"]
+    assert [example["name"] for example in examples] == ["fia-ti-si", "margin", "vmi-torchattacks", "mi-transferattack"]
     assert get(examples[0]) != get("fia")
     file = tmp_path / "attack.py"
     file.write_text(
