@@ -85,7 +85,7 @@ def build(out: Path, leaderboards: Path, overlays: Sequence[str | Path] = ()) ->
         _board(writer, view)
     _models(writer, views, registry)
     _attacks(writer, views)
-    newest = {v.board.suite.name: v for v in views if not v.trial}
+    newest = {v.board.suite.name: v for v in views if v.whole}
     writer.page("index.html", "index.html", views=views, newest=newest, skipped=built.skipped, suites=_by_suite(views))
     built.boards = len(views)
     return built
