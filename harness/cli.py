@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from harness.commands import bench, boards, runs, submissions, suites
+from harness.commands import analyses, bench, boards, pictures, runs, submissions, suites
 from zoo.commands.terminal import Command, registry_option
 
 
@@ -26,5 +26,6 @@ def main(ctx: click.Context, overlays: tuple[Path, ...]) -> None:
     ctx.obj = overlays
 
 
-for command in (*suites.COMMANDS, *runs.COMMANDS, *boards.COMMANDS, *bench.COMMANDS, *submissions.COMMANDS):
-    main.add_command(command)
+for topic in (suites, runs, boards, pictures, analyses, bench, submissions):
+    for command in topic.COMMANDS:
+        main.add_command(command)

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
+FOLDERS = ("zoo/bundled", "harness/suites", "harness/board/site/assets", "harness/board/site/templates")
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +37,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_wheel_holds_registry_suites_weights_and_type_marks(installed: Path) -> None:
-    here = {p.relative_to(ROOT) for folder in ("zoo/bundled", "harness/suites") for p in (ROOT / folder).iterdir() if p.is_file()}
+    here = {p.relative_to(ROOT) for folder in FOLDERS for p in (ROOT / folder).iterdir() if p.is_file()}
     here |= {Path("zoo/registry.yaml"), Path("zoo/py.typed"), Path("harness/py.typed")}
     missing = [str(path) for path in here if not (installed / path).is_file()]
     assert missing == []

@@ -47,11 +47,15 @@ def test_actions_are_pinned_by_commit(path: Path) -> None:
         assert version, f"{action}: say which version that is"
 
 
-def test_only_the_job_that_comments_may_write_and_it_runs_nothing_of_anybodys() -> None:
+def test_only_the_jobs_that_comment_and_publish_may_write_and_they_run_nothing_of_anybodys() -> None:
     jobs = {(path.name, name): job for path in WORKFLOWS for name, job in read(path)["jobs"].items()}
     writing = [key for key, job in jobs.items() if writes(job.get("permissions", {}))]
-    assert writing == [("submission-comment.yml", "comment")]
-    job = jobs[writing[0]]
+    publish = ("pages.yml", "publish")
+    assert set(writing) == {("submission-comment.yml", "comment"), publish}
+    assert set(read(FOLDER / "workflows" / "pages.yml")[True]) == {"push", "workflow_dispatch"}, "what main holds is published"
+    assert jobs[publish]["permissions"] == {"pages": "write", "id-token": "write"}
+    assert [step["uses"].split("@")[0] for step in jobs[publish]["steps"]] == ["actions/deploy-pages"]
+    job = jobs["submission-comment.yml", "comment"]
     assert job["permissions"] == {"pull-requests": "write"}
     assert not any("checkout" in step.get("uses", "") for step in job["steps"])
     assert not re.search(r"harness|python|pip|bash|source ", commands(job))

@@ -83,6 +83,7 @@ def to_json(board: Board) -> dict[str, Any]:
                     "bits": _bits(line),
                     "error_rate": _rates(family_means(line.error, board.frame, line.usable)),
                     "missing": line.missing,
+                    **_cost(line),
                     "whitebox": [t for t, white in zip(board.frame.targets, line.whitebox, strict=True) if white],
                 }
             )
@@ -153,6 +154,15 @@ def _beside(figure: Beside) -> dict[str, Any]:
         "covered": figure.covered,
         "reason": figure.reason,
     }
+
+
+def _cost(line: Line) -> dict[str, Any]:
+    """Return what a line costs and how large its perturbations are; nothing where its rows do not say how large."""
+    if line.size is None:
+        return {}
+    size = {"l2": round(line.size.l2, 4), "ssim": round(line.size.ssim, 4)}
+    seconds = None if line.seconds is None else float(f"{line.seconds:.4g}")
+    return {"gradients": line.gradients, "seconds": seconds, **size}
 
 
 def _bits(line: Line) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from harness.board.frame import Frame
 from harness.board.lines import Line
-from harness.records.rows import Evidence, Row
+from harness.records.rows import Cost, Evidence, Row, Size
 from zoo.errors import UserError
 
 NOT_SCORED = "not scored"
@@ -79,6 +79,8 @@ class _Seed:
     images: int
     wrong: NDArray[np.uint8]
     missing: dict[str, str]
+    cost: Cost
+    size: Size | None
 
 
 def _seed(row: Row, frame: Frame, gathered: Gathered) -> _Seed:
@@ -101,7 +103,7 @@ def _seed(row: Row, frame: Frame, gathered: Gathered) -> _Seed:
                     "predictions count"
                 )
     gathered.remarks += _submitted(row)
-    return _Seed(row.seed, row.composition, images, wrong, missing)
+    return _Seed(row.seed, row.composition, images, wrong, missing, row.cost, row.size)
 
 
 def _submitted(row: Row) -> list[str]:
@@ -163,4 +165,6 @@ def _line(
         seed_missing=tuple(seed.missing for seed in kept),
         whitebox=frame.whitebox(substitute),
         common=~frame.whitebox(substitute),
+        costs=tuple(seed.cost for seed in kept),
+        sizes=tuple(seed.size for seed in kept if seed.size is not None) if all(seed.size for seed in kept) else (),
     )

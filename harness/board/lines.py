@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from harness.board.frame import Frame
 from harness.board.statistics import Bools, Floats, Rate, Rates, proportion
-from harness.records.rows import Evidence
+from harness.records.rows import Cost, Evidence, Size
 
 TIERS: dict[Evidence, str] = {
     "regenerated": "images made and scored by the harness",
@@ -58,6 +58,10 @@ class Line:
     """Per target, whether the cell is no transfer."""
     common: Bools
     """Per target, whether it is black-box for every line of the board, so that lines can be ranked by it."""
+    costs: tuple[Cost, ...] = ()
+    """What crafting each seed took."""
+    sizes: tuple[Size, ...] = ()
+    """How large the perturbations of each seed are; of none when a row does not say."""
 
     @cached_property
     def measured(self) -> Bools:
@@ -116,6 +120,25 @@ class Line:
     def ranked(self) -> bool:
         """Whether every common target was measured, so that the line can be ranked."""
         return self.overall is not None and bool(self.measured[self.common].all())
+
+    @property
+    def gradients(self) -> int | None:
+        """Backward passes of the substitute per image; None when the attack does not declare them."""
+        return next((cost.backwards for cost in self.costs), None)
+
+    @property
+    def seconds(self) -> float | None:
+        """Seconds per image that crafting took, mean over seeds, whatever the device; None where no time is known."""
+        known = [cost.seconds / self.images for cost in self.costs if cost.seconds > 0 and self.images]
+        return sum(known) / len(known) if known else None
+
+    @property
+    def size(self) -> Size | None:
+        """Mean size of the perturbations over seeds; None when a row does not say."""
+        if not self.sizes:
+            return None
+        l2, ssim = (sum(getattr(size, key) for size in self.sizes) / len(self.sizes) for key in ("l2", "ssim"))
+        return Size(l2=l2, ssim=ssim)
 
     def seed_overall(self) -> list[float]:
         """Return the success rate over the common targets for each seed alone."""

@@ -28,7 +28,7 @@ def to_markdown(board: Board) -> str:
     parts = [f"# {board.suite.title}", _measured(board), ""]
     shown = [*tables.rankings(), tables.gain_table(families=True), tables.bit_table()]
     if board.lines:
-        shown.append(tables.error_table())
+        shown += [tables.error_table(), tables.cost_table()]
     figures = compare_reported(board.frame, board.lines)
     if any(figure.error is not None for figure in figures):
         shown.append(reported_table(figures, measured_only=True))

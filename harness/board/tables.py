@@ -14,6 +14,7 @@ from harness.board.table import DASH, NO_DATA, Table, bounds, p_value, percent, 
 from harness.records.rows import Absent, Evidence
 
 PARTIAL = "†"
+UNKNOWN = "?"
 WHITEBOX = "*"
 
 
@@ -187,6 +188,32 @@ class Tables:
         return Table(
             "Error rate and clean error", intro, self._names() + list(self.frame.members), rows, len(self._names())
         )
+
+    def cost_table(self) -> Table | None:
+        """Return what each line costs and how large its perturbations are; None where no row says how large they are."""
+        if not any(line.size for line in self.lines):
+            return None
+        steps = self.frame.suite.steps
+        cheap = {id(line): rank for rank, line in ranked(self.lines) if line.gradients is not None and line.gradients <= steps}
+        places = {rank: place for place, rank in enumerate(sorted({r for r in cheap.values() if r is not None}), start=1)}
+        rows = []
+        for line in self._ordered():
+            rank = cheap.get(id(line))
+            cells = [
+                UNKNOWN if line.gradients is None else str(line.gradients),
+                UNKNOWN if line.seconds is None else f"{line.seconds:.2g}",
+                UNKNOWN if line.size is None else f"{line.size.l2:.3f}",
+                UNKNOWN if line.size is None else f"{line.size.ssim:.4f}",
+                DASH if rank is None else str(places[rank]),
+            ]
+            rows.append(self._named(line) + cells)
+        headers = ["Gradients", "Seconds", "L2", "SSIM", f"# within {steps} gradients"]
+        intro = (
+            "Per image: backward passes of the substitute, seconds of crafting on the device of the row, the L2 norm of the "
+            "perturbation in [0, 1] pixel units, structural similarity. "
+            f"The last column ranks lines of at most {steps} gradients."
+        )
+        return Table("Cost and size", intro, self._names() + headers, rows, len(self._names()))
 
     def cell_tables(self) -> list[Table]:
         """Return for each family the success rate on every target."""

@@ -88,9 +88,10 @@ def board_command(
         return
     board = load(folder, mixed=mixed)
     if plot is not None:
-        from harness.board.figure import draw
+        from harness.board.plots import plot as draw
+        from harness.board.plots.style import Choice
 
-        draw(board, plot)
+        draw(board, "bits", plot, Choice())
     print_board(board, as_json)
 
 

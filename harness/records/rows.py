@@ -30,6 +30,7 @@ __all__ = [
     "Predictions",
     "Provenance",
     "Row",
+    "Size",
     "Submitted",
     "atomic_write",
     "read_absent",
@@ -78,6 +79,15 @@ class Cost(Record):
     """Wall-clock time of crafting all images; measured, so not part of the canonical row."""
     device: str
     """Where it ran: cpu, cuda:0, or a device's full name."""
+
+
+class Size(Record):
+    """How large the perturbations of a row are, as means over its images; attacks may fill the same ball by more or less."""
+
+    l2: float = Field(ge=0)
+    """Euclidean norm of adv - x in [0, 1] pixel units."""
+    ssim: float = Field(ge=-1, le=1)
+    """Structural similarity of adv and x (Wang et al. 2004); 1 is no visible change."""
 
 
 class Provenance(Record):
@@ -207,6 +217,9 @@ class Row(Record):
     """Digest of the adversarial uint8 images."""
     max_level: int = Field(ge=0, le=255)
     """Largest |adv - x| over all bytes, in steps of 1/255."""
+    size: Size | None = None
+    """How large the perturbations are; null in rows from before it was measured. It follows from the images, whose digest
+    the canonical row holds, and is no part of it."""
     outcomes: dict[Name, Outcome]
     """Per target, the predictions on every image."""
     failures: dict[Name, str] = Field(default_factory=dict)
@@ -252,7 +265,7 @@ class Row(Record):
 
         Predictions stand as plain int16, since zlib's output differs between versions of zlib.
         """
-        content: dict[str, Any] = self.model_dump(mode="json", exclude={"outcomes": True})
+        content: dict[str, Any] = self.model_dump(mode="json", exclude={"outcomes": True, "size": True})
         del content["cost"]["seconds"], content["provenance"]["created"]
         for later in ("hardware", "precision"):  # rows from before these were recorded keep their digest
             if content["provenance"][later] is None:

@@ -10,6 +10,7 @@ from harness.records.pinned import PinnedSuite
 from harness.records.provenance import provenance
 from harness.records.rows import Absent, AbsentRows, Cost, Outcome, Row, read_absent, read_row, write_absent
 from harness.runs.craft import Crafted, max_level
+from harness.runs.similarity import size
 from harness.runs.stage import Report
 from harness.runs.workspace import Workspace
 from harness.storage import shards
@@ -37,6 +38,7 @@ def row_maker(workspace: Workspace, job: Job, pinned: PinnedSuite) -> Callable[.
             job_sha256=workspace.job_key(job.substitute, job.attack, job.seed),
             images_sha256=shards.digest(crafted.images) if crafted else "0" * 64,
             max_level=max_level(crafted.images, workspace.data.images) if crafted else 0,
+            size=size(crafted.images, workspace.data.images, workspace.context.device) if crafted else None,
             outcomes=outcomes,
             failures=failures,
             cost=Cost(

@@ -24,6 +24,7 @@ from harness.runs.craft import max_level
 from harness.runs.executors.local import Local
 from harness.runs.runner import suite_folder
 from harness.runs.score import predictions
+from harness.runs.similarity import size
 from harness.runs.stage import Report, Stage
 from harness.runs.workspace import Workspace, describe
 from harness.storage.shards import digest
@@ -90,6 +91,7 @@ class Judge:
             limit=workspace.context.limit,
             images_sha256=digest(made.images),
             max_level=max_level(made.images, workspace.data.images),
+            size=size(made.images, workspace.data.images, workspace.context.device),
             outcomes=outcomes,
             failures={t: self.blocked[t] for t in workspace.suite.target_names if t in self.blocked},
             cost=Cost(

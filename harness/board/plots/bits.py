@@ -1,0 +1,72 @@
+"""Success rate against the bitwidth of the target, one panel for each attack and pair."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from harness.board.lines import Line, group_means
+from harness.board.plots.style import Axes, Choice, Figure, canvas, distinct, look, title
+from zoo.errors import UserError
+
+if TYPE_CHECKING:
+    from harness.board import Board
+    from harness.board.protocol import PairView
+
+PANELS = 6
+"""Attacks that one picture shows at most: those with the most lines, and of these the strongest."""
+
+
+def draw(board: Board, choice: Choice) -> Figure:
+    """Return the picture: each pair's substitute, its baseline and its controls over the bitwidths of the targets.
+
+    Points are means over black-box targets of one bitwidth, bars 95 % intervals over images. Lines differ in colour, marker
+    and dash.
+
+    Raises:
+        UserError: the suite has no pair with rows.
+    """
+    lines = choice.lines(board)
+    index = {(line.substitute, line.attack): line for line in reversed(lines)}
+    pairs = [pair for pair in board.suite.pairs if any(pair.substitute == line.substitute for line in lines)]
+    if not pairs:
+        raise UserError(f"suite {board.suite.name} has no pair with rows to draw over bitwidths")
+    names = distinct([name for pair in pairs for name in (pair.substitute, pair.baseline, *pair.controls)])
+    attacks = distinct([line.attack for line in lines if line.substitute in names])
+    attacks.sort(key=lambda attack: -sum((name, attack) in index for name in names))
+    attacks = attacks[:PANELS]
+    rows, columns = len(pairs), len(attacks)
+    figure, axes = canvas(2.6 * columns + 2.6, 2.5 * rows + 0.6, rows, columns, sharex=True, sharey=True)
+    for row, pair in enumerate(pairs):
+        for column, attack in enumerate(attacks):
+            _panel(axes[row][column], board, pair, attack, index)
+        axes[row][0].set_ylabel("ASR (%)")
+        handles, labels = max((axis.get_legend_handles_labels() for axis in axes[row]), key=lambda found: len(found[1]))
+        axes[row][-1].legend(handles, labels, loc="center left", bbox_to_anchor=(1.02, 0.5), handlelength=3.2)
+    for axis in axes[-1]:
+        axis.set_xlabel("bits of the target")
+    figure.suptitle(title(board, "ASR against the bitwidth of the target, 95 % intervals over images"), fontsize=9.5)
+    return figure
+
+
+def _panel(axis: Axes, board: Board, pair: PairView, attack: str, index: dict[tuple[str, str], Line]) -> None:
+    names = [pair.substitute, pair.baseline, *pair.controls]
+    shared = sorted(board.frame.widths, reverse=True)
+    for place, name in enumerate(names):
+        if (name, attack) not in index:
+            continue
+        points = _points(board, index[name, attack])
+        xs = [shared.index(bits) + 0.07 * (place - len(names) / 2) for bits, _, _, _ in points]
+        values = [100 * value for _, value, _, _ in points]
+        errors = [[100 * (v - low) for _, v, low, _ in points], [100 * (high - v) for _, v, _, high in points]]
+        style = look(place) | {"lw": 2.2 if place == 0 else 1.2, "zorder": 9 - place, "label": name}
+        axis.errorbar(xs, values, yerr=errors, ms=4.5, capsize=2, elinewidth=0.8, **style)
+    axis.set_xticks(range(len(shared)), [str(bits) for bits in shared])
+    axis.set_title(f"{attack}, {pair.baseline}")
+    axis.grid(axis="y")
+
+
+def _points(board: Board, line: Line) -> list[tuple[int, float, float, float]]:
+    """Return (bits, rate, low, high) of a line, widest first, where it has black-box targets of that bitwidth."""
+    groups = [(str(bits), members) for bits, members in sorted(board.frame.widths.items(), reverse=True)]
+    means = group_means(line.asr, groups, line.usable)
+    return [(int(bits), rate.value, rate.low, rate.high) for bits, rate in means.items() if rate is not None]
