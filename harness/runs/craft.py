@@ -160,7 +160,7 @@ def _check_area(adv: Tensor, clean: Tensor, patch: float) -> None:
 
 def max_level(adv: Tensor, clean: Tensor) -> int:
     """Return the largest |adv - clean| over all bytes, in 1/255 steps."""
-    pairs = zip(torch.split(adv, MEASURED), torch.split(clean, MEASURED), strict=True)  # as bytes, a piece at a time: no copy of it all
+    pairs = zip(torch.split(adv, MEASURED), torch.split(clean, MEASURED), strict=True)  # never a copy of all
     return max((int((torch.maximum(a, b) - torch.minimum(a, b)).max()) for a, b in pairs if a.numel()), default=0)
 
 
