@@ -149,7 +149,9 @@ def test_passes_inside_the_substitute_are_not_counted(patient: Sandbox) -> None:
     assert made.data == patient.craft({"attack.py": MIM}, {}, **options).data
 
 
-@pytest.mark.parametrize("name", ["mim", "fia", "naa", "ila", "ssa", "admix", "vmi", "pgn"])
+@pytest.mark.parametrize(
+    "name", ["mim", "fia", *(pytest.param(n, marks=pytest.mark.slow) for n in ("naa", "ila", "ssa", "admix", "vmi", "pgn"))]
+)
 def test_an_attack_makes_the_same_bytes_with_the_substitute_sealed(patient: Sandbox, name: str) -> None:
     options: dict[str, Any] = {"eps": 32 / 255, "steps": 3, "seed": 0, "indices": [0, 1, 2], "image_bytes": 1024}
     source = MIM.replace('"mim"', f'"{name}"')
@@ -265,7 +267,7 @@ def _pythons() -> list[str]:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user; the other tests run as an ordinary one then")
-@pytest.mark.parametrize("choice", BACKENDS)
+@pytest.mark.parametrize("choice", [pytest.param("namespaces", marks=pytest.mark.slow), "bubblewrap"])
 def test_the_walls_stand_for_an_ordinary_user(choice: str, tmp_path: Path) -> None:
     root = Path(__file__).parents[3]
     libraries = [p for p in sys.path if Path(p).name in ("site-packages", "dist-packages")]
@@ -341,6 +343,7 @@ def test_a_broken_frame_ends_the_process(monkeypatch: pytest.MonkeyPatch, tmp_pa
         walled.close()
 
 
+@pytest.mark.slow
 def test_limits_that_are_lower_already_stay(tmp_path: Path) -> None:
     code = """
 import resource, sys
