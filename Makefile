@@ -26,6 +26,7 @@ lint: $(STAMP)
 
 leaderboards: $(STAMP)
 	@$(BIN)/harness run --suite digits-qnn
+	@$(BIN)/harness samples --suite digits-qnn
 
 $(STAMP): pyproject.toml constraints.txt setup.py
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python " + sys.version.split()[0] + " is too old: 3.11 or newer is needed. Install one and say, for example: make PYTHON=python3.12 $(MAKECMDGOALS)")'

@@ -8,6 +8,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from harness.board.compare import Beside, compare_reported
+from harness.board.escape import csv_text
 from harness.board.gains import ALL, GainRow
 from harness.board.lines import TIERS, Line, family_means
 from harness.board.statistics import Rate, spread
@@ -54,7 +55,7 @@ def to_csv(board: Board) -> str:
             error = "" if cell.error is None else _exact(cell.error.value)
             floor = "" if cell.clean_error is None else _exact(cell.clean_error)
             place = [cell.target, family[cell.target], board.suite.bits[cell.target], cell.n, cell.n_correct]
-            tail = [error, floor, str(cell.whitebox).lower(), line.evidence, cell.missing]
+            tail = [error, floor, str(cell.whitebox).lower(), line.evidence, csv_text(cell.missing)]
             writer.writerow([line.substitute, line.attack, cell.seed, *place, *rates, *tail])
     return stream.getvalue()
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from harness.board.compare import compare_reported, reported_table
+from harness.board.escape import markdown, plain
 from harness.board.table import DASH
 from harness.board.tables import PARTIAL, WHITEBOX, Reasons, Tables
 
@@ -57,8 +58,8 @@ def to_text(board: Board) -> str:
         parts.append("Common targets: mean over families of the targets that are black-box for every substitute here")
     if any(PARTIAL in part for part in parts):
         parts.append(f"{PARTIAL} some targets of the family are missing: mean over the others, not ranked")
-    parts += [f"({number}) {reason}" for reason, number in reasons.numbers.items()]
-    parts += [f"refused: {line}" for line in board.refused]
+    parts += [f"({number}) {plain(reason)}" for reason, number in reasons.numbers.items()]
+    parts += [f"refused: {plain(line)}" for line in board.refused]
     return "\n".join(parts).rstrip() + "\n"
 
 
@@ -122,4 +123,4 @@ def _notes(board: Board, tables: Tables, reasons: Reasons) -> list[str]:
 
 
 def _list(title: str, entries: Sequence[str]) -> list[str]:
-    return ["", f"### {title}", "", *[f"- {entry}" for entry in entries]] if entries else []
+    return ["", f"### {title}", "", *[f"- {markdown(entry)}" for entry in entries]] if entries else []

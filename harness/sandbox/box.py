@@ -55,8 +55,9 @@ class Crafted:
     """What one block came back as: bytes of a safetensors file, not looked at yet."""
 
     data: bytes
-    forwards: int
-    backwards: int
+    forwards: int | None
+    """Passes per image, counted where the substitute is; None for code that works inside it."""
+    backwards: int | None
     seconds: float
     log: str
 
@@ -185,8 +186,11 @@ class Sandbox:
         seed: int,
         indices: Sequence[int],
         image_bytes: int,
+        internals: bool = False,
     ) -> Crafted:
         """Let submitted code craft the images of `indices`; `image_bytes` is how large one may be as float32.
+
+        With `internals` the code is handed the networks themselves, and its passes are not counted.
 
         Raises:
             SubmissionError: it failed, or broke a limit.
@@ -199,7 +203,7 @@ class Sandbox:
             "result": result,
             "seccomp": seccomp.supported(),
         }
-        request = {"do": "craft", "files": dict(files), "settings": dict(settings), "limits": limits}
+        request = {"do": "craft", "internals": internals, "files": dict(files), "settings": dict(settings), "limits": limits}
         began = time.perf_counter()
         head, body = self._ask(
             {**request, "eps": eps, "steps": steps, "seed": seed, "indices": list(indices)},
@@ -213,9 +217,10 @@ class Sandbox:
             tail = f"; it printed: {log[-300:]}" if log.strip() else ""
             raise SubmissionError(f"{printable(str(head['error']))[:600]}{tail}")
         costs = [head.get(key) for key in ("forwards", "backwards")]
-        if not all(type(c) is int and 0 <= c < 2**31 for c in costs):
-            raise SubmissionError("it returned a malformed count of its passes")
-        return Crafted(body, int(costs[0] or 0), int(costs[1] or 0), time.perf_counter() - began, log)
+        if not internals and not all(type(c) is int and 0 <= c < 2**31 for c in costs):
+            raise SubmissionError("its passes were not counted")
+        forwards, backwards = (None, None) if internals else costs
+        return Crafted(body, forwards, backwards, time.perf_counter() - began, log)
 
     def _ask(
         self, head: dict[str, Any], body: bytes = b"", seconds: float = START_SECONDS, max_body: int = 0

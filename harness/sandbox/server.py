@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import functools
 import itertools
 import json
 import os
@@ -144,9 +145,10 @@ def _escape(walls: list[str]) -> int:
 def serve(requests: IO[bytes], answers: IO[bytes], scratch: Path) -> None:
     """Handle one request after the other; a failure of ours is an answer, too."""
     from harness.sandbox import frames
-    from harness.sandbox.worker import Shop
+    from harness.sandbox.keeper import Keeper
+    from harness.sandbox.worker import Shop, build
 
-    shop = Shop()
+    shop, keeper = Shop(), None
     while True:
         prefix = requests.read(frames.HEAD.size)
         if len(prefix) < frames.HEAD.size:
@@ -155,7 +157,19 @@ def serve(requests: IO[bytes], answers: IO[bytes], scratch: Path) -> None:
         head, body = frames.decode_head(requests.read(head_length)), requests.read(body_length)
         try:
             if head["do"] == "craft":
-                answer = craft(shop, head, scratch)
+                if keeper is None:
+                    raise ValueError("no substitute was sent")
+                answer = keeper.craft(head) if head["internals"] else sealed(shop, keeper, head, scratch)
+            elif head["do"] == "substitute":
+                if keeper is not None:
+                    keeper.close()
+                keeper = Keeper(
+                    lambda head=head, body=body: build(head, body, shop.images, shop.labels),  # type: ignore[misc]
+                    lambda model: functools.partial(craft, shop.hold(model)),
+                    scratch,
+                )
+                shop.per_forward = keeper.per_forward
+                answer = frames.encode({})
             else:
                 shop.receive(head, body)
                 answer = frames.encode({})
@@ -165,7 +179,24 @@ def serve(requests: IO[bytes], answers: IO[bytes], scratch: Path) -> None:
         answers.flush()
 
 
-def craft(shop: Any, head: dict[str, Any], scratch: Path) -> bytes:
+def sealed(shop: Any, keeper: Any, head: dict[str, Any], scratch: Path) -> bytes:
+    """Craft one block with code that asks the keeper for its passes; the counts are the keeper's."""
+    from harness.sandbox import frames
+    from harness.sandbox.keeper import counted
+
+    line, counts = keeper.open(head)
+    answer = craft(shop, head, scratch, line)
+    passes = counted(counts, len(head["indices"]))
+    head_length, _ = frames.HEAD.unpack(answer[: frames.HEAD.size])
+    body = answer[frames.HEAD.size + head_length :]
+    found = frames.decode_head(answer[frames.HEAD.size : frames.HEAD.size + head_length])
+    if passes is None:
+        reason = "its passes could not be counted: one took too long, or too much memory"
+        return frames.encode({"error": reason, **found, "spoiled": True})
+    return frames.encode({**found, **passes}, body)
+
+
+def craft(shop: Any, head: dict[str, Any], scratch: Path, line: tuple[int, int] | None = None) -> bytes:
     """Let a fork craft one block, within its limits; return its message, or one that says how it ended."""
     from harness.sandbox import frames
 
@@ -177,12 +208,12 @@ def craft(shop: Any, head: dict[str, Any], scratch: Path) -> bytes:
         try:
             os.close(result_in)
             os.close(log_in)
-            shop.work(head, result_out, log_out, scratch)
+            shop.work(head, result_out, log_out, scratch, line)
             status = 0
         finally:
             os._exit(status)
-    os.close(result_out)
-    os.close(log_out)
+    for descriptor in (result_out, log_out, *(line or ())):
+        os.close(descriptor)
     limits = head["limits"]
     caps = {result_in: limits["result"] + frames.HEAD.size + frames.MAX_HEAD, log_in: LOG_BYTES}
     texts, stopped = _listen(caps, time.monotonic() + limits["seconds"])
@@ -246,7 +277,9 @@ def _checked(text: bytes, cap: int, ending: str, facts: dict[str, Any]) -> bytes
     except frames.FrameError as error:
         found = "no images" if str(error) == "nothing" else str(error)
         return frames.encode({"error": f"it {ending} and returned {found}", **facts})
-    kept: dict[str, Any] = {key: head[key] for key in ("error", "forwards", "backwards") if key in head}
+    if "error" not in head and len(text) == size + head_length:
+        return frames.encode({"error": f"it {ending} and returned no images", **facts})
+    kept: dict[str, Any] = {key: head[key] for key in ("error",) if key in head}
     return frames.encode({**kept, **facts}, text[size + head_length :])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import importlib
 import inspect
 import io
@@ -27,6 +28,10 @@ if TYPE_CHECKING:
     from harness.substitutes import Crafter
 
 FOLDER = "submission"
+LOADED = ("harness.attacks", "harness.sandbox.oracle", "harness.runs.workspace", "zoo.loading.load", "zoo.quant.save")
+"""Modules that every fork needs, imported once before."""
+HIGH = 16
+"""Descriptors from here on are out of the way of those that a fork is given."""
 _PAGE = 4096
 
 
@@ -39,10 +44,12 @@ class Shop:
 
     def __init__(self) -> None:
         torch.set_num_threads(1)
-        importlib.import_module("harness.attacks")
+        for name in LOADED:
+            importlib.import_module(name)
         self.images = torch.zeros(0)
         self.labels = torch.zeros(0)
         self.substitute: Crafter | None = None
+        self.per_forward = False
 
     def receive(self, head: dict[str, Any], body: bytes) -> None:
         """Load what a request brings: the suite's images, or a substitute."""
@@ -51,22 +58,28 @@ class Shop:
         if head["do"] == "data":
             tensors = load(body)
             self.images, self.labels = tensors["images"], tensors["labels"]
-        elif head["do"] == "substitute":
-            self.substitute = None
-            self.substitute = build(head, body, self.images, self.labels)
         else:
             raise ValueError(f"unknown request {head['do']!r}")
 
-    def work(self, head: dict[str, Any], result: int, log: int, scratch: Path) -> None:
-        """Craft one block and write one message to `result`. Runs in a fork and never returns to the server's loop."""
-        os.dup2(log, 1)
-        os.dup2(log, 2)
-        os.dup2(result, 3)
-        os.closerange(4, 4096)
+    def hold(self, model: Crafter) -> Shop:
+        """Return a shop whose forks see the substitute."""
+        other = Shop.__new__(Shop)
+        other.images, other.labels, other.substitute, other.per_forward = self.images, self.labels, model, model.per_forward
+        return other
+
+    def work(self, head: dict[str, Any], result: int, log: int, scratch: Path, line: tuple[int, int] | None) -> None:
+        """Craft one block and write one message to `result`. Runs in a fork and never returns to the server's loop.
+
+        `line` are the pipes to ask the substitute by; None when this process has it.
+        """
+        high = [fcntl.fcntl(descriptor, fcntl.F_DUPFD, HIGH) for descriptor in (log, log, result, *(line or ()))]
+        for place, descriptor in enumerate(high, 1):
+            os.dup2(descriptor, place)
+        os.closerange(1 + len(high), 4096)
         sys.stdout = io.TextIOWrapper(os.fdopen(1, "wb", 0, closefd=False), "utf-8", "replace", write_through=True)
         sys.stderr = io.TextIOWrapper(os.fdopen(2, "wb", 0, closefd=False), "utf-8", "replace", write_through=True)
         try:
-            message = self._craft(head, scratch)
+            message = self._craft(head, scratch, line is not None)
         except MemoryError:
             message = frames.encode({"error": f"it asked for more memory than {head['limits']['memory'] // 2**20} MB"})
         except RuleError as error:
@@ -77,10 +90,11 @@ class Shop:
         while view:
             view = view[os.write(3, view) :]
 
-    def _craft(self, head: dict[str, Any], scratch: Path) -> bytes:
+    def _craft(self, head: dict[str, Any], scratch: Path, sealed: bool) -> bytes:
         from safetensors.torch import save
 
         from harness.attacks import Images, Rng
+        from harness.sandbox.oracle import Remote
 
         folder = scratch / FOLDER
         folder.mkdir()
@@ -95,19 +109,22 @@ class Shop:
             raise RuleError("attack.py defines no function `attack`")
         index = torch.tensor(head["indices"])
         x, y = self.images[index].float() / 255, self.labels[index]
-        model = self.substitute
-        if model is None:
-            raise ValueError("no substitute was sent")
         rng = Rng(head["seed"], head["indices"], "cpu")
         offered = {"eps": head["eps"], "steps": head["steps"], "rng": rng, "pool": Images(self.images, self.labels)}
         given = wanted(attack, offered)
-        with model.session(head["seed"]), audited(model) as counts:
-            adv = attack(model, x.clone(), y.clone(), **given, **head["settings"])
+        if sealed:
+            remote = Remote(4, 5, self.per_forward, 2**40)
+            adv = attack(remote, x.clone(), y.clone(), **given, **head["settings"])
+        else:
+            model = self.substitute
+            if model is None:
+                raise ValueError("no substitute was sent")
+            with model.session(head["seed"]), audited(model):
+                adv = attack(model, x.clone(), y.clone(), **given, **head["settings"])
         if not isinstance(adv, Tensor):
             raise RuleError(f"attack() returned {type(adv).__name__}, not a tensor of images")
         images = adv.detach().contiguous()
-        costs = {key: -(-value // len(index)) for key, value in counts.items()}
-        return frames.encode(costs, save({"images": images}))
+        return frames.encode({}, save({"images": images}))
 
 
 def wanted(attack: Callable[..., Any], offered: dict[str, Any]) -> dict[str, Any]:
@@ -120,6 +137,13 @@ def wanted(attack: Callable[..., Any], offered: dict[str, Any]) -> dict[str, Any
 
 def lock(limits: dict[str, Any]) -> None:
     """Limit this process and put it under the filter of system calls; nothing of it can be undone."""
+    limit(limits)
+    if limits["seccomp"]:
+        seccomp.install()
+
+
+def limit(limits: dict[str, Any]) -> None:
+    """Limit this process for good."""
     memory = address_space() + limits["memory"]
     for kind, value in (
         (resource.RLIMIT_AS, memory),
@@ -132,8 +156,6 @@ def lock(limits: dict[str, Any]) -> None:
         hard = resource.getrlimit(kind)[1]  # a lower one may have been inherited, and cannot be raised
         value = value if hard == resource.RLIM_INFINITY else min(value, hard)
         resource.setrlimit(kind, (value, value))
-    if limits["seccomp"]:
-        seccomp.install()
 
 
 def address_space() -> int:
@@ -188,23 +210,12 @@ def build(head: dict[str, Any], body: bytes, images: Tensor, labels: Tensor) -> 
 
 
 @contextmanager
-def audited(model: Crafter) -> Iterator[dict[str, int]]:
-    """Count the images that pass through the networks, and find what an attack left behind in them."""
-    counts = {"forwards": 0, "backwards": 0}
-
-    def count(_module: nn.Module, _inputs: object, output: object) -> None:
-        if isinstance(output, Tensor):
-            counts["forwards"] += len(output)
-            if output.requires_grad:
-                output.register_hook(  # type: ignore[no-untyped-call]
-                    lambda g: counts.__setitem__("backwards", counts["backwards"] + len(g))
-                )
-
+def audited(model: Crafter) -> Iterator[None]:
+    """Find what an attack that works inside the networks left behind in them."""
     networks = model.networks()
-    handles = [network.register_forward_hook(count) for network in networks]
     weights = [{key: tensor.detach().clone() for key, tensor in n.state_dict().items()} for n in networks]
     hooks = _hooks(networks)
-    yield counts
+    yield
     for network in networks:
         if any(part.training for part in network.modules()):
             raise RuleError("attack() left the substitute in training mode; call eval() again, or do not switch")
@@ -212,8 +223,6 @@ def audited(model: Crafter) -> Iterator[dict[str, int]]:
         raise RuleError("attack() left hooks on the substitute; remove them (handle.remove()) before it returns")
     if any(_altered(before, network.state_dict()) for before, network in zip(weights, networks, strict=True)):
         raise RuleError("attack() altered the substitute's weights or buffers; work on a copy, or restore them")
-    for handle in handles:
-        handle.remove()
 
 
 def _altered(before: dict[str, Tensor], after: dict[str, Tensor]) -> bool:

@@ -156,7 +156,9 @@ def _rows(claim: Claim, bar: Judge, walls: Walls, workers: int, hidden: Dataset 
         row = bar.row(job, claim.source, made[job], added.evidence, submitted, "cpu")
         added.remarks += [*_compare(job, sent[job], made[job], row, bar), f"{job.substitute}: {words(controls[job])}"]
         rows.append(row)
-    if any(not made[job].forwards for job in jobs):
+    if claim.source.submission.internals:
+        added.flags.append("it works inside the substitute's networks (internals: true), so its passes are not counted")
+    elif not all(made[job].forwards for job in jobs):
         added.flags.append("it makes no pass through its substitute at all: where is its gradient from?")
     return rows
 

@@ -44,9 +44,9 @@ class Made:
 
     images: Tensor
     """(N, C, H, W) uint8, inside the ball."""
-    forwards: int
-    """Passes per image, as counted inside the sandbox."""
-    backwards: int
+    forwards: int | None
+    """Passes per image, counted by the process that holds the substitute; None where nobody can count them."""
+    backwards: int | None
     seconds: float
     """Measured outside."""
 
@@ -110,6 +110,7 @@ def craft_block(
         seed=seed,
         indices=index.tolist(),
         image_bytes=4 * clean[0].numel(),
+        internals=source.submission.internals,
     )
     ids = [data.ids[i] for i in index.tolist()]
     try:
@@ -146,8 +147,9 @@ def craft(box: Sandbox, workspace: Workspace, source: Source, order: Order, done
             raise SubmissionError(f"{where}: {error}") from error
         done()
     images = torch.cat([p.images for p in parts])
-    costs = [max(getattr(p, key) for p in parts) for key in ("forwards", "backwards")]
-    return Made(images, costs[0], costs[1], sum(p.seconds for p in parts))
+    forwards = None if parts[0].forwards is None else max(p.forwards or 0 for p in parts)
+    backwards = None if parts[0].backwards is None else max(p.backwards or 0 for p in parts)
+    return Made(images, forwards, backwards, sum(p.seconds for p in parts))
 
 
 def craft_all(

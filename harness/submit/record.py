@@ -56,6 +56,8 @@ class Submission(Record):
         default_factory=dict, max_length=50
     )
     """Keyword arguments of the attack beside those that the suite gives."""
+    internals: bool = False
+    """Whether the attack works inside the substitute's networks (hooks, modules); its passes cannot be counted then."""
     substitutes: tuple[Name, ...] | None = None
     """Substitutes of the suite to craft on; null is all of them."""
 
@@ -113,6 +115,7 @@ class Source:
         """What a row says the attack is: the code or its absence, and the settings."""
         settings = "".join(f", {key}={value!r}" for key, value in sorted(self.submission.settings.items()))
         made = f"source='{self.sha256}'" if self.files else "images"
+        made += ", internals=True" if self.submission.internals else ""
         return f"Submission('{self.submission.name}', {made}{settings})"
 
 

@@ -19,6 +19,7 @@ paper: null              # https://...
 license: MIT             # SPDX id of the code or the images
 kind: {kind}
 settings: {settings}
+internals: false         # true hands you the networks themselves (hooks, modules); passes are not counted then
 substitutes: null        # or a list of the suite's substitutes; null is all of them
 """
 

@@ -74,7 +74,7 @@ def layers(net: nn.Module) -> Layers:
 
 
 def _makers() -> dict[str, Callable[..., nn.Module]]:
-    from zoo.archs import alexnet, densenet, mixed, mobilenet, nin, resnet, stems, vgg
+    from zoo.archs import alexnet, clip, densenet, mixed, mobilenet, nin, resnet, stems, vgg
 
     return {
         "resnet20": resnet.maker(20),
@@ -92,6 +92,7 @@ def _makers() -> dict[str, Callable[..., nn.Module]]:
         "alexnet-bnn-32px": alexnet.BnnAlexNet,
         "mobilenet-16px": mobilenet.SmallMobileNet,
         "densenet-16px": densenet.SmallDenseNet,
+        "clip-vit-b32": clip.vit_b32,
         "empir": mixed.Empir,
         "random-precision": mixed.RandomPrecision,
         "resnet18-32px": stems.resnet18,

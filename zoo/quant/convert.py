@@ -14,6 +14,7 @@ from torch.nn.utils import parametrize
 from zoo.errors import UserError, did_you_mean
 from zoo.quant import classic
 from zoo.quant import modules as Q
+from zoo.quant.attention import quantize_attention
 from zoo.quant.fold import fold_batchnorm
 from zoo.quant.rounding import DroppingActivation, RoundedWeight
 from zoo.registry.bitwidths import bitwidth_problem
@@ -148,6 +149,8 @@ def quantize(
     for name, layer in targets.items():
         w_bits, a_bits = _edge_bits(spec, name in firsts) if name in edges else (spec.w_bits, spec.a_bits)
         _attach(layer, name, spec.method, w_bits, a_bits, edge=name in edges)
+    if spec.method == "qdrop" and spec.a_bits != 32:
+        quantize_attention(model, spec.a_bits)
     if not any(isinstance(module, _NORMS) for module in model.modules()):
         for name, quantizer in weight_quantizers(model).items():
             if isinstance(quantizer, Q.ApotWeight):

@@ -34,6 +34,8 @@ from zoo.quant.rounding import DroppingActivation, RoundedWeight
 from zoo.registry.entry import QuantSpec
 
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+_STAGES = ("SwinTransformerStage", "ConvNeXtStage")
+"""Classes of timm's that hold blocks of their own; they are looked into, so that a block is reconstructed at once."""
 _LARGEST_BLOCK = 16  # quantised layers; larger modules are taken apart
 _ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.SiLU, nn.Hardswish, nn.GELU, nn.ELU)
 
@@ -154,7 +156,8 @@ def find_units(model: nn.Module) -> list[str]:
             inside = [layer for layer in quantized if layer == path or layer.startswith(f"{path}.")]
             if not inside or name == "parametrizations":
                 continue
-            if path in quantized or (not isinstance(child, _CONTAINERS) and len(inside) <= _LARGEST_BLOCK):
+            holds = isinstance(child, _CONTAINERS) or type(child).__name__ in _STAGES
+            if path in quantized or (not holds and len(inside) <= _LARGEST_BLOCK):
                 yield path
             else:
                 yield from search(f"{path}.", child)
@@ -306,7 +309,7 @@ def _learn(
         quantized, full, wish = (kept[chosen].to(generator.device) for kept in (given, wanted, goal))
         x = _mixed(quantized, full, settings.drop, generator)
         with torch.enable_grad():
-            error = (unit.after(unit.module(x)) - wish).square().sum(1).mean()
+            error = (unit.after(unit.module(x)) - wish).square().sum(1 if wish.ndim == 4 else -1).mean()
             loss = error + _regulariser(unit, iteration, settings)
             optimizer.zero_grad()
             loss.backward()

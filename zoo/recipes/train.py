@@ -28,6 +28,7 @@ from zoo.recipes.checkpoint import Checkpoint
 from zoo.recipes.plan import Plan
 from zoo.recipes.runtime import Runtime
 from zoo.recipes.seeds import rng_state, set_rng_state, stream
+from zoo.recipes.smoothing import smoothed_loss
 from zoo.registry.entry import State
 
 
@@ -156,9 +157,12 @@ class Fit:
         trained.train()
         if self.plan.training.channels_last:
             x = x.contiguous(memory_format=torch.channels_last)
+        smooth = self.plan.training.smooth
+        if smooth:
+            x = x.detach().requires_grad_(True)
         with self.precisely():
             logits = trained(x)
-            loss = F.cross_entropy(logits, y)
+            loss = smoothed_loss(logits, x, y, smooth) if smooth else F.cross_entropy(logits, y)
         optimizer.zero_grad(set_to_none=True)
         self.runtime.backward(loss)
         if self.plan.training.max_grad_norm:

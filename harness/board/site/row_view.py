@@ -17,18 +17,17 @@ from harness.records.rows import Controls, Dispute, Row
 
 def targets(view: View, line: Line) -> list[dict[str, Any]]:
     """Return every target with its rates over all seeds, in the order of the families."""
-    frame = view.board.frame
+    frame, bits = view.board.frame, view.board.suite.bits
     n_correct = line.correct.sum(axis=1)
+    every = np.eye(len(frame.targets))
     made = []
     for place, target in enumerate(frame.targets):
-        one = np.zeros(len(frame.targets))
-        one[place] = 1
-        there = bool(line.measured[place])
+        one, there = every[place], bool(line.measured[place])
         made.append(
             {
                 "target": target,
                 "family": next(title for title, member in frame.members.items() if member[place]),
-                "bits": view.board.suite.bits[target],
+                "bits": bits[target],
                 "asr": in_percent(line.asr.mean(one)) if there else None,
                 "error": in_percent(line.error.mean(one)) if there else None,
                 "clean_error": round(100 * float(line.clean_error[place]), 2) if frame.known[place] else None,
@@ -56,6 +55,7 @@ def origin(view: View, row: Row, folder: Path) -> list[tuple[str, str]]:
         ("Passes per image", said or "not declared"),
         ("Crafting", seconds),
         ("Made", f"{p.created}, package {p.package}, torch {p.torch}, timm {p.timm}, Python {p.python}, {p.platform}"),
+        ("Precision", p.precision or "exact: float32, deterministic kernels"),
         ("Hardware", p.hardware or "not recorded"),
         ("Commit", p.commit or "outside a repository"),
         ("sha256 of the images", row.images_sha256),

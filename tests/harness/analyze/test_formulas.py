@@ -145,6 +145,28 @@ def test_sharpness_is_never_negative(seed: int) -> None:
     assert (feature_sharpness(net, x, y, 0.3) >= 0).all()
 
 
+class Wave(nn.Module):
+    """A loss that rises and falls with its weight: highest at 0, with a period of a fifth."""
+
+    def __init__(self, at: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor([at], dtype=torch.float64))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        rise = -3 * torch.cos(10 * torch.pi * self.weight)
+        return torch.stack([rise, torch.zeros_like(rise)], dim=1).expand(len(x), 2)
+
+
+def test_the_best_place_met_counts_not_the_last() -> None:
+    x, y, at, eps = image(0.0, 0.0), torch.tensor([0]), 0.03, 0.32
+    step = FACTOR * eps / STEPS  # 0.04: the walk goes to -0.01 and back to 0.03, ten times
+    net = Wave(at)
+    found = weight_sharpness(net, [net.weight], lambda: iter([(x, y)]), eps)
+    base, best = (math.log(1 + math.exp(3 * math.cos(10 * math.pi * w))) for w in (at, at - step))
+    assert found == pytest.approx(100 * (best - base) / (1 + base), rel=1e-9) and found > 1
+    assert net.weight.item() == at
+
+
 def test_effective_and_latent_weights_are_different_boxes() -> None:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 1), nn.ReLU(), nn.Flatten(), nn.Linear(16, 3)).eval()

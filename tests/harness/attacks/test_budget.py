@@ -66,9 +66,9 @@ def test_a_run_brings_attacks_to_the_budget_and_refuses_pixels_outside_the_patch
     from harness.runs.craft import _check_area
     from harness.runs.workspace import Context, Workspace
 
-    suite: Suite = load("digits-attacks-60")
+    suite: Suite = load("digits-attacks-40")
     attack = Workspace(Context(suite, (), "cpu")).attack("ops")
-    assert attack.cost(10) == (60, 60) and "operators" in repr(attack)
+    assert attack.cost(10) == (40, 40) and "operators" in repr(attack)
     clean = torch.zeros(2, 1, 10, 10, dtype=torch.uint8)
     adv = clean.clone()
     adv[1, 0, :2, :3] = 9

@@ -11,6 +11,7 @@ from harness.records.rows import (
     AbsentRows,
     Cost,
     Row,
+    Size,
     read_absent,
     read_clean,
     read_row,
@@ -34,6 +35,16 @@ def test_row_survives_the_disk(tmp_path: Path) -> None:
 
 def test_row_file_is_named_after_its_tier() -> None:
     assert row(OUTCOMES, evidence="claimed", seed=3).filename == "a-2bit--mim--s3--claimed.json"
+
+
+def test_rows_from_before_sizes_were_measured_are_read_and_keep_their_digest() -> None:
+    """The size follows from the images, whose digest is in the canonical row; so old and new rows have one canonical form."""
+    made = row({"a": ([1, 2], [2, 2])})
+    sized = made.model_copy(update={"size": Size(l2=1.0, ssim=0.5)})
+    assert sized.canonical() == made.canonical() and b"size" not in made.canonical()
+    old = json.loads(made.model_dump_json())
+    del old["size"]
+    assert Row.model_validate_json(json.dumps(old)) == made
 
 
 def test_canonical_rows_leave_out_the_times_alone() -> None:

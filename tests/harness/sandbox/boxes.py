@@ -50,7 +50,15 @@ def furnish(box: Sandbox, folder: Path) -> Sandbox:
 
 def craft(box: Sandbox, source: str, indices: tuple[int, ...] = (0, 1, 2, 3), seed: int = 0) -> Tensor:
     """Craft images with an attack."""
+    inside = "model.module" in source
     made = box.craft(
-        {"attack.py": source}, {}, eps=32 / 255, steps=3, seed=seed, indices=indices, image_bytes=16 * 16 * 4
+        {"attack.py": source},
+        {},
+        eps=32 / 255,
+        steps=3,
+        seed=seed,
+        indices=indices,
+        image_bytes=16 * 16 * 4,
+        internals=inside,
     )
     return load(made.data)["images"]

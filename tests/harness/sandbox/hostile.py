@@ -124,7 +124,7 @@ HOSTILE = {
     "loads a filter of its own": Hostile(_body(_call(317, 1, 0, 0)), r"Errno 1\] denied"),
     "calls by another architecture's numbers": Hostile(_body(_call(0x40000000 + 39)), "SIGSYS"),
     "forges a message": Hostile(
-        _body("os.write(3, (2).to_bytes(8, 'big') + (0).to_bytes(8, 'big') + b'{}')\nos._exit(0)"), "malformed count"
+        _body("os.write(3, (2).to_bytes(8, 'big') + (0).to_bytes(8, 'big') + b'{}')\nos._exit(0)"), "returned no images"
     ),
     "sends two messages": Hostile(
         _body("os.write(3, (2).to_bytes(8, 'big') + (0).to_bytes(8, 'big') + b'{}')"), "bytes where 18 were announced"
@@ -244,6 +244,33 @@ HOSTILE = {
         ),
         "told False",
     ),
+    "finds the substitute's weights": Hostile(
+        _body(
+            "import gc, torch\n"
+            "found = [p.numel() for p in gc.get_objects() if isinstance(p, torch.nn.Parameter) and p.numel()]\n"
+            "raise ValueError(f'found {found}')"
+        ),
+        r"found \[\]",
+    ),
+    "asks for what is no request": Hostile(_body("os.write(4, b'\\xff' * 64)\nmodel(x)"), "does not answer any more"),
+    "asks for a pass of images that are not there": Hostile(
+        _body("model._exchange({'do': 'logits', 'shape': [2**40, 1, 16, 16], 'grad': False, 'tail': False}, b'')"),
+        "do not fit",
+    ),
+    "asks for images of another shape": Hostile(_body("import torch\nmodel(torch.zeros(1, 7, 3, 3))"), "RuntimeError"),
+    "asks for less than no images": Hostile(
+        _body("model._exchange({'do': 'logits', 'shape': [-1, 1, 16, -16], 'grad': False, 'tail': False}, b'')"), "do not fit"
+    ),
+    "asks for a gradient that is not there": Hostile(
+        _body("model._exchange({'do': 'backward', 'token': 77, 'places': [], 'shapes': []}, b'')"), "KeyError"
+    ),
+    "keeps graphs without end": Hostile(
+        _body("z = x.repeat(256, 1, 1, 1).requires_grad_()\nkept = []\nwhile True: kept.append(model(z))"),
+        "more memory|does not answer any more|longer than",
+    ),
+    "works inside without saying so": Hostile(
+        _body("next(model.networks()[0].parameters()).mul_(2)\nlist(model.networks()[0].modules())[1]"), "IndexError"
+    ),
     "locks the scratch folder": Hostile(_body("os.chmod('/scratch', 0)\nraise ValueError('locked')"), "locked|PermissionError"),
     "locks the scratch folder and leaves": Hostile(
         _body("os.mkdir('a')\ntry: os.chmod('/scratch', 0)\nexcept OSError: pass\nos._exit(0)"),
@@ -259,11 +286,11 @@ HOSTILE = {
     ),
     "counts its passes below zero": Hostile(
         _sends('{"forwards":-1,"backwards":1}'),
-        "malformed count",
+        "returned no images",
     ),
     "counts its passes by truth": Hostile(
         _sends('{"forwards":true,"backwards":1}'),
-        "malformed count",
+        "returned no images",
     ),
 }
 WALLS = (

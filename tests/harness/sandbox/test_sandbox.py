@@ -51,6 +51,13 @@ def box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
         walled.close()
 
 
+@pytest.fixture
+def patient(box: Sandbox) -> Sandbox:
+    """The same sandbox, with time enough for a machine that is busy."""
+    box.limits = replace(LIMITS, seconds=60)
+    return box
+
+
 @pytest.mark.parametrize("hostile", [pytest.param(h, id=name) for name, h in HOSTILE.items()])
 def test_hostile_code_is_stopped_with_a_reason(box: Sandbox, hostile: Hostile) -> None:
     if "libc.syscall" in hostile.source and platform.machine() != "x86_64":
@@ -66,12 +73,12 @@ def test_there_are_enough_hostile_attacks() -> None:
     assert len(HOSTILE) >= 50
 
 
-def test_after_all_that_an_honest_attack_still_gets_through(box: Sandbox) -> None:
-    found = craft(box, HONEST)
+def test_after_all_that_an_honest_attack_still_gets_through(patient: Sandbox) -> None:
+    found = craft(patient, HONEST)
     assert torch.equal(found, images()[0][:4].float() / 255)
 
 
-def test_the_sandbox_crafts_the_same_bytes_as_the_harness(box: Sandbox, tmp_path: Path) -> None:
+def test_the_sandbox_crafts_the_same_bytes_as_the_harness(patient: Sandbox, tmp_path: Path) -> None:
     pixels, labels = images()
     substitute = Substitute(load_entry(ENTRY, weights(tmp_path)), feature_layer="net.layer2")
     with substitute.session():
@@ -84,10 +91,10 @@ def test_the_sandbox_crafts_the_same_bytes_as_the_harness(box: Sandbox, tmp_path
             rng=Rng(0, [0, 1, 2, 3], "cpu"),
             pool=Images(pixels, labels),
         )
-    assert torch.equal(craft(box, MIM), expected)
+    assert torch.equal(craft(patient, MIM), expected)
 
 
-def test_a_block_leaves_nothing_for_the_next(box: Sandbox) -> None:
+def test_a_block_leaves_nothing_for_the_next(patient: Sandbox) -> None:
     source = """
 import os, sys, torch
 before = sorted(os.listdir("/scratch")), hasattr(torch, "trace_of_me")
@@ -101,20 +108,60 @@ def attack(model, x, y, **settings):
     return x
 """
     for _ in range(2):
-        craft(box, source)
+        craft(patient, source)
 
 
-def test_global_generators_are_seeded_by_seed_and_block(box: Sandbox) -> None:
+def test_global_generators_are_seeded_by_seed_and_block(patient: Sandbox) -> None:
     source = "import torch\ndef attack(model, x, y, **settings):\n    return torch.rand_like(x)\n"
-    first = craft(box, source)
-    assert torch.equal(first, craft(box, source))
-    assert not torch.equal(first, craft(box, source, seed=1))
-    assert not torch.equal(first, craft(box, source, indices=(4, 5, 6, 7)))
+    first = craft(patient, source)
+    assert torch.equal(first, craft(patient, source))
+    assert not torch.equal(first, craft(patient, source, seed=1))
+    assert not torch.equal(first, craft(patient, source, indices=(4, 5, 6, 7)))
 
 
-def test_passes_are_counted(box: Sandbox) -> None:
-    made = box.craft({"attack.py": MIM}, {}, eps=0.1, steps=3, seed=0, indices=[0, 1], image_bytes=1024)
+def test_passes_are_counted(patient: Sandbox) -> None:
+    made = patient.craft({"attack.py": MIM}, {}, eps=0.1, steps=3, seed=0, indices=[0, 1], image_bytes=1024)
     assert (made.forwards, made.backwards) == (3, 3)
+
+
+LIARS = {
+    "patches what counted": "import harness.sandbox.worker as w, contextlib\nw.audited = lambda m: contextlib.nullcontext({})\n",
+    "patches the messages": (
+        "import harness.sandbox.frames as f\nold = f.encode\n"
+        "f.encode = lambda head, body=b'': old({**head, 'forwards': 0, 'backwards': 0}, body)\n"
+    ),
+    "patches its own side": (
+        "import harness.sandbox.oracle as o\no.Oracle._count = lambda *a: None\no.Oracle.counts = {}\n"
+    ),
+}
+
+
+@pytest.mark.parametrize("lie", LIARS.values(), ids=LIARS)
+def test_passes_are_counted_where_the_code_cannot_reach(patient: Sandbox, lie: str) -> None:
+    made = patient.craft({"attack.py": lie + MIM}, {}, eps=0.1, steps=3, seed=0, indices=[0, 1], image_bytes=1024)
+    assert (made.forwards, made.backwards) == (3, 3)
+
+
+def test_passes_inside_the_substitute_are_not_counted(patient: Sandbox) -> None:
+    options: dict[str, Any] = {"eps": 0.1, "steps": 3, "seed": 0, "indices": [0, 1], "image_bytes": 1024}
+    made = patient.craft({"attack.py": MIM}, {}, **options, internals=True)
+    assert (made.forwards, made.backwards) == (None, None)
+    assert made.data == patient.craft({"attack.py": MIM}, {}, **options).data
+
+
+@pytest.mark.parametrize(
+    "name", ["mim", "fia", *(pytest.param(n, marks=pytest.mark.slow) for n in ("naa", "ila", "ssa", "admix", "vmi", "pgn"))]
+)
+def test_an_attack_makes_the_same_bytes_with_the_substitute_sealed(patient: Sandbox, name: str) -> None:
+    options: dict[str, Any] = {"eps": 32 / 255, "steps": 3, "seed": 0, "indices": [0, 1, 2], "image_bytes": 1024}
+    source = MIM.replace('"mim"', f'"{name}"')
+    inside = patient.craft({"attack.py": source}, {}, **options, internals=True)
+    assert inside.data == patient.craft({"attack.py": source}, {}, **options).data
+
+
+def test_attacks_that_need_the_inside_say_so(patient: Sandbox) -> None:
+    with pytest.raises(SubmissionError, match="residual"):
+        craft(patient, MIM.replace('"mim"', '"sgm"'))
 
 
 @pytest.mark.parametrize("choice", BACKENDS)
@@ -220,7 +267,7 @@ def _pythons() -> list[str]:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user; the other tests run as an ordinary one then")
-@pytest.mark.parametrize("choice", BACKENDS)
+@pytest.mark.parametrize("choice", [pytest.param("namespaces", marks=pytest.mark.slow), "bubblewrap"])
 def test_the_walls_stand_for_an_ordinary_user(choice: str, tmp_path: Path) -> None:
     root = Path(__file__).parents[3]
     libraries = [p for p in sys.path if Path(p).name in ("site-packages", "dist-packages")]
@@ -296,6 +343,7 @@ def test_a_broken_frame_ends_the_process(monkeypatch: pytest.MonkeyPatch, tmp_pa
         walled.close()
 
 
+@pytest.mark.slow
 def test_limits_that_are_lower_already_stay(tmp_path: Path) -> None:
     code = """
 import resource, sys

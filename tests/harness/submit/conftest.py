@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,8 +41,11 @@ def one_sandbox() -> Iterator[None]:
     except UserError as error:
         pytest.skip(str(error))
 
+    free = threading.Lock()
+
     class Shared(Sandbox):
         def __enter__(self) -> Sandbox:
+            free.acquire()
             if self.choice not in started:
                 started[self.choice] = Sandbox(self.choice).__enter__()
             shared = started[self.choice]
@@ -52,6 +56,7 @@ def one_sandbox() -> Iterator[None]:
 
         def __exit__(self, *error: Any) -> None:
             """Stay open for the next."""
+            free.release()
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("harness.submit.make.Sandbox", Shared)

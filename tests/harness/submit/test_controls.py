@@ -59,7 +59,13 @@ CHEATS: dict[str, tuple[Callable[[], str], str]] = {
 }
 
 
-@pytest.mark.parametrize(("code", "reason"), [pytest.param(*case, id=name) for name, case in CHEATS.items()])
+QUICK = ("a table of perturbations, by a hash of the image", "a table that is used on the very substitute alone")
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [pytest.param(*case, id=name, marks=() if name in QUICK else pytest.mark.slow) for name, case in CHEATS.items()],
+)
 def test_success_without_the_substitute_is_refused(scene: Scene, tmp_path: Path, code: Callable[[], str], reason: str) -> None:
     board = scene.copy_board(tmp_path)
     before = stage.trace(board)

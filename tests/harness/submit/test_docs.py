@@ -14,6 +14,15 @@ ROOT = Path(__file__).parents[3]
 PAGE = (ROOT / "docs" / "submitting.md").read_text(encoding="utf-8")
 
 
+def test_every_test_that_the_threat_model_names_is_there() -> None:
+    page = (ROOT / "docs" / "threat-model.md").read_text(encoding="utf-8")
+    code = "\n".join(p.read_text(encoding="utf-8") for p in (ROOT / "tests").rglob("*.py"))
+    named = set(re.findall(r"`(test_\w+)`", page))
+    assert len(named) >= 25
+    assert [name for name in sorted(named) if f"def {name}(" not in code] == []
+    assert [quoted for quoted in re.findall(r'"([a-z][^"]+)"', page) if f'"{quoted}": Hostile(' not in code] == []
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("one_sandbox")
 def test_every_command_of_the_page_works(tmp_path: Path) -> None:

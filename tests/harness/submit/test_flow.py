@@ -10,7 +10,7 @@ from PIL import Image
 
 from harness.board import check as check_board
 from harness.records.rows import Outcome, Predictions, read_clean, read_row, read_rows, write_row
-from harness.submit import disputes
+from harness.submit import disputes, measure
 from harness.submit.add import add, take_off
 from harness.submit.claim import open_claim
 from harness.submit.conformance import conformance
@@ -38,6 +38,15 @@ def test_a_regenerated_row_says_where_it_comes_from(scene: Scene) -> None:
     assert (row.cost.forwards, row.cost.backwards) == (1, 1)
     assert len(row.outcomes) == 3
     assert check_board(board_of(scene.board)) == []
+
+
+def test_reasons_of_missing_cells_come_from_a_fixed_list(
+    scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = measure.absent_models
+    monkeypatch.setattr(measure, "absent_models", lambda w, names: {**found(w, names), "digits-nin": "<b>/home/me</b>: gone"})
+    row = read_row(add(scene.pictures, tmp_path / "boards", suite=scene.suite).written[0])
+    assert row.failures == {"digits-nin": measure.ABSENT}
 
 
 def test_images_are_rescored(scene: Scene, tmp_path: Path) -> None:
@@ -109,7 +118,7 @@ def forged(board: Path, share: float) -> Path:
     return write_row(board, row.model_copy(update={"outcomes": outcomes}))
 
 
-@pytest.mark.parametrize("share", [0.1, 0.15, 1.0])
+@pytest.mark.parametrize("share", [0.1, pytest.param(0.15, marks=pytest.mark.slow), pytest.param(1.0, marks=pytest.mark.slow)])
 def test_a_row_that_lies_does_not_verify_and_says_so_from_then_on(scene: Scene, tmp_path: Path, share: float) -> None:
     board = board_of(scene.copy_board(tmp_path))
     path = forged(board, share)

@@ -1,0 +1,56 @@
+"""Quantisation of attention maps: what leaves a softmax spans powers of ten, and is quantised by powers of two."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from zoo.quant import functional as F
+from zoo.quant.modules import quantize_input
+from zoo.quant.rounding import DroppingActivation
+
+
+class Log2Activation(DroppingActivation):
+    """q(x) = 2^-k, k = round(-log2 x), for k <= 2^bits - 2; 0 below: 2^bits values of [0, 1], dense near 0.
+
+    Lin et al., "FQ-ViT: Post-Training Quantization for Fully Quantized Vision Transformer", IJCAI 2022, Sec. 3.3. Its range
+    is fixed, so that nothing is learned; QDrop drops it like other activations. The gradient passes straight through.
+    """
+
+    def calibrate(self, x: Tensor, signed: bool | None) -> None:
+        """Take note that the range is known: it is [0, 1]."""
+        self.calibrated.fill_(True)
+        self.signed.fill_(False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Quantise, each value with probability 1 - drop."""
+        if not self.enabled:
+            return x
+        power = -torch.log2(x.detach().clamp_min(torch.finfo(x.dtype).tiny))
+        code = power.round()
+        q = F.replace_ste(x, torch.where(code <= 2**self.bits - 2, torch.exp2(-code.clamp_min(0)), torch.zeros_like(x)))
+        if self.drop <= 0:
+            return q
+        keep = torch.rand(x.shape, generator=self.generator, device=x.device) < self.drop
+        return torch.where(keep, x, q)
+
+
+def quantize_attention(model: nn.Module, bits: int) -> list[str]:
+    """Quantise the attention maps of a transformer as timm builds them, and return the names of their places.
+
+    Fused kernels never show their map, so attention is computed step by step from then on; its values stay the same.
+    """
+    found = []
+    for name, module in model.named_modules():
+        drop: Any = getattr(module, "attn_drop", None)
+        if isinstance(drop, nn.Dropout) and hasattr(module, "qkv"):
+            if hasattr(module, "fused_attn"):
+                module.fused_attn = False
+            quantizer = Log2Activation(bits).train(module.training)
+            quantizer.layer = f"{name}.attn_drop"
+            drop.add_module("input_quantizer", quantizer)
+            drop.register_forward_pre_hook(quantize_input)
+            found.append(f"{name}.attn_drop")
+    return found
