@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import nn
-
 from harness.records.rows import read_absent, read_rows
 from harness.runs.craft import shard_path, spans
+from harness.runs.estimate import Pace
+from harness.runs.estimate import measure as measure_pace
 from harness.runs.runner import suite_folder
 from harness.runs.workspace import Workspace
 from harness.suites.selection import Job, Selection
@@ -20,11 +18,6 @@ from harness.suites.suite import Suite
 from zoo.errors import UserError
 from zoo.hub.pulling import availability
 from zoo.registry.entry import ModelEntry
-
-SAMPLE = 16
-"""Images in the batch that the estimate is measured on."""
-REPEATS = 3
-"""Times that it is measured, of which the best counts: the first pass of a process is slow."""
 
 
 @dataclass(frozen=True)
@@ -86,15 +79,17 @@ def plan(workspace: Workspace, selection: Selection, out: Path, measure: bool = 
     targets = [t for t in suite.target_names if not selection.targets or t in selection.targets]
     substitutes = list(dict.fromkeys(m for j in selected for m in suite.substitute(j.substitute).models))
     absent = {name: reason for name in {*targets, *substitutes} if (reason := _absent(workspace, name))}
-    here = [n for n in dict.fromkeys([*substitutes, *targets]) if n not in absent]
-    speed = {n: _pass_seconds(workspace, n, backward=n in substitutes) for n in here} if measure else {}
+    chosen = dict.fromkeys(j.substitute for j in selected)
+    ready = [name for name in chosen if not any(m in absent for m in suite.substitute(name).models)]
+    pace = measure_pace(workspace, ready, [t for t in targets if t not in absent]) if measure else Pace()
     folder = suite_folder(out, suite, workspace.context.limit, workspace.context.how)
-    jobs = [_job(workspace, job, folder, absent, speed) for job in selected]
+    jobs = [_job(workspace, job, folder, absent, pace) for job in selected]
     models = [_model(workspace.registry[n], "substitute", absent.get(n)) for n in substitutes]
     models += [_model(workspace.registry[n], "target", absent.get(n)) for n in targets]
     left = [j for j in jobs if not j.row and j.missing is None]
-    scoring = sum(speed[t][0] for t in targets if t in speed) * len(workspace.data) * len(left)
-    seconds = sum(j.seconds or 0.0 for j in left) + scoring if speed else None
+    scoring = sum(pace.scoring.values()) * len(workspace.data) * (len(left) + bool(left))  # and the clean images, once
+    loading = sum(pace.loading.values()) if left else 0.0
+    seconds = sum(j.seconds or 0.0 for j in left) + scoring + loading if pace.loading else None
     image_bytes = workspace.data.images[0].numel() if len(workspace.data) else 0
     disk = sum(j.images - j.done for j in left) * image_bytes
     return Plan(suite.name, suite.version, workspace.context.device, len(workspace.data), jobs, _distinct(models), seconds, disk)
@@ -122,7 +117,7 @@ def _model(entry: ModelEntry, role: str, missing: str | None) -> ModelPlan:
 
 
 def _job(
-    workspace: Workspace, job: Job, folder: Path, absent: dict[str, str], speed: dict[str, tuple[float, float]]
+    workspace: Workspace, job: Job, folder: Path, absent: dict[str, str], pace: Pace
 ) -> JobPlan:
     models = workspace.suite.substitute(job.substitute).models
     cost = workspace.attack(job.attack).cost(workspace.suite.steps)
@@ -133,8 +128,7 @@ def _job(
         covered = spans(len(workspace.data), workspace.suite.block)
         done = sum(stop - start for start, stop in covered if shard_path(workspace.context, key, start, stop).is_file())
     left = len(workspace.data) - done
-    rate = [speed[m] for m in models if m in speed]
-    each = sum(cost.forwards * f + cost.backwards * b for f, b in rate) if cost else None
+    each = pace.of(job.substitute, job.attack, cost)
     return JobPlan(
         name=f"{job.substitute}--{job.attack}--s{job.seed}",
         substitute=job.substitute,
@@ -145,32 +139,9 @@ def _job(
         row=(folder / "rows" / f"{job.substitute}--{job.attack}--s{job.seed}.json").is_file(),
         forwards=cost.forwards * left if cost else None,
         backwards=cost.backwards * left if cost else None,
-        seconds=each * left if each is not None and rate else None,
+        seconds=None if each is None else each * left,
         missing=missing,
     )
-
-
-def _pass_seconds(workspace: Workspace, name: str, backward: bool) -> tuple[float, float]:
-    """Return the seconds per image of a forward pass and of the input gradient that follows it, best of a few."""
-    model: nn.Module = workspace.target(name)
-    x = (workspace.data.images[:SAMPLE].to(workspace.context.device).float() / 255).requires_grad_(backward)
-    forwards, backwards = [], []
-    for _ in range(REPEATS):
-        began = _now(x)
-        with torch.set_grad_enabled(backward):
-            logits = model(x)
-        middle = _now(x)
-        if backward:
-            torch.autograd.grad(logits.sum(), x)
-        forwards.append(middle - began)
-        backwards.append(_now(x) - middle)
-    return min(forwards) / len(x), min(backwards) / len(x)
-
-
-def _now(x: torch.Tensor) -> float:
-    if x.is_cuda:
-        torch.cuda.synchronize(x.device)
-    return time.perf_counter()
 
 
 def status(suite: Suite, folder: Path) -> list[dict[str, Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -13,6 +14,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 
 from harness.records.pinned import Model as ModelFacts
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
     from harness.substitutes import Crafter
 
 RESIDENT_BYTES = 2 * 10**9
-"""Targets kept loaded in one process; the least recently used go first."""
+"""Targets kept loaded in one process, at the least; `resident_bytes` says how many a device has room for."""
 
 
 @dataclass(frozen=True)
@@ -132,8 +134,9 @@ class Workspace:
             return self._targets[key]
         model = self._load(self.registry[name])
         self._targets[key] = model
-        while len(self._targets) > 1 and sum(map(_bytes, self._targets.values())) > RESIDENT_BYTES:
-            self._targets.popitem(last=False)
+        while len(self._targets) > 1 and sum(map(_bytes, self._targets.values())) > resident_bytes(self.context.device):
+            # the newest but this one: targets are asked for in a circle, where the oldest is the next to be asked for
+            del self._targets[list(self._targets)[-2]]
         return model
 
     def _load(self, entry: ModelEntry) -> nn.Module:
@@ -259,6 +262,16 @@ def code_digest() -> str:
     for file in files:
         sha.update(file.read_bytes())
     return sha.hexdigest()
+
+
+def resident_bytes(device: str) -> int:
+    """Return how much memory targets may take in one process: half of a GPU's, a quarter of a core's share of the machine's."""
+    if torch.device(device).type == "cuda":
+        return max(RESIDENT_BYTES, torch.cuda.get_device_properties(device).total_memory // 2)
+    if not hasattr(os, "sysconf"):
+        return RESIDENT_BYTES
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return max(RESIDENT_BYTES, machine // 4 // (os.cpu_count() or 1))
 
 
 def _bytes(model: nn.Module) -> int:

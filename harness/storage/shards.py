@@ -16,7 +16,7 @@ from harness.storage.files import atomic_write, remove
 def digest(tensor: Tensor) -> str:
     """sha256 over dtype, shape and bytes of a tensor."""
     sha = hashlib.sha256(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
-    sha.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    sha.update(tensor.detach().cpu().contiguous().numpy().reshape(-1).data.cast("B") if tensor.numel() else b"")
     return sha.hexdigest()
 
 

@@ -32,6 +32,8 @@ class TrainingOptions(Options):
     gamma: float = 0.1
     max_grad_norm: float = 0.0
     """Gradients of a larger norm are scaled down to it; 0 leaves them. Depthwise nets at 2 bits need it."""
+    smooth: float = 0.0
+    """Weight of the squared norm of input gradients in the loss (`zoo.recipes.smoothing`); 0 leaves it out."""
     weight_scale_lr: float = 0.0
     """Learning rate of the weights' clip thresholds (APoT on CIFAR-10: 0.02); 0 takes `lr`."""
     activation_scale_lr: float = 0.0

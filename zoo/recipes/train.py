@@ -27,6 +27,7 @@ from zoo.recipes.checkpoint import Checkpoint
 from zoo.recipes.plan import Plan
 from zoo.recipes.runtime import Runtime
 from zoo.recipes.seeds import rng_state, set_rng_state, stream
+from zoo.recipes.smoothing import smoothed_loss
 
 
 class Perturb(Protocol):
@@ -130,8 +131,11 @@ class Fit:
         factor = self.plan.lr_factor(step, self.steps_per_epoch)
         for group in optimizer.param_groups:
             group["lr"] = group["base_lr"] * factor
+        smooth = self.plan.training.smooth
+        if smooth:
+            x = x.detach().requires_grad_(True)
         logits = trained(x)
-        loss = F.cross_entropy(logits, y)
+        loss = smoothed_loss(logits, x, y, smooth) if smooth else F.cross_entropy(logits, y)
         optimizer.zero_grad(set_to_none=True)
         self.runtime.backward(loss)
         if self.plan.training.max_grad_norm:

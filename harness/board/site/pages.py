@@ -85,7 +85,7 @@ def build(out: Path, leaderboards: Path, overlays: Sequence[str | Path] = ()) ->
         _board(writer, view)
     _models(writer, views, registry)
     _attacks(writer, views)
-    newest = {v.board.suite.name: v for v in views if not v.trial}
+    newest = {v.board.suite.name: v for v in views if v.whole}
     writer.page("index.html", "index.html", views=views, newest=newest, skipped=built.skipped, suites=_by_suite(views))
     built.boards = len(views)
     return built
@@ -135,7 +135,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters |= {"points": _points, "p": _p}
+    made.filters |= {"points": _points, "p": _p, "words": _words}
     return made
 
 
@@ -145,6 +145,13 @@ def _points(value: float) -> str:
 
 def _p(value: float) -> str:
     return "<0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def _words(value: Any) -> str:
+    """Return a value of the registry as words: lists by commas, records by semicolons, without what is not set."""
+    if isinstance(value, dict):
+        return "; ".join(f"{key}: {_words(each)}" for key, each in value.items() if each not in (None, {}, []))
+    return ", ".join(map(_words, value)) if isinstance(value, list | tuple) else str(value)
 
 
 @dataclass
@@ -298,7 +305,7 @@ def _models(writer: _Writer, views: Sequence[View], registry: registries.Registr
 
 def _attacks(writer: _Writer, views: Sequence[View]) -> None:
     found: dict[str, list[tuple[View, Any]]] = defaultdict(list)
-    for view in views:
+    for view in reversed(views):
         for line in view.lines:
             found[line.attack].append((view, line))
     names = list(dict.fromkeys([*attacks(), *found]))

@@ -65,6 +65,16 @@ class View:
         """Whether only the first images of the suite were run."""
         return "-limit" in self.version
 
+    @property
+    def precision(self) -> str:
+        """How its rows were computed where that was not exact; empty otherwise."""
+        return ", ".join(dict.fromkeys(row.provenance.precision for row in self.rows if row.provenance.precision))
+
+    @property
+    def whole(self) -> bool:
+        """Whether it is the suite's own board: all images, exactly computed."""
+        return not self.trial and not self.precision
+
     @cached_property
     def lines(self) -> list[Line]:
         """The lines, tier by tier, best first."""
@@ -156,7 +166,7 @@ class View:
                     "qaa": "QAA" if self.is_qaa(line.substitute) else "",
                     "bits": self.bits_of(line.substitute),
                     "evidence": line.evidence,
-                    "precision": ", ".join(dict.fromkeys(str(getattr(row, "precision", "exact")) for row in rows)),
+                    "precision": ", ".join(dict.fromkeys(row.provenance.precision or "exact" for row in rows)),
                     "authors": ", ".join(dict.fromkeys(a for row in rows if row.submission for a in row.submission.authors)),
                     "gradients": line.gradients,
                     "seconds": None if line.seconds is None else float(f"{line.seconds:.3g}"),

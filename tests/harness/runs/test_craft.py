@@ -10,7 +10,9 @@ import torch
 from harness.runs.craft import images_per_pass, max_level, spans, to_bytes
 from harness.runs.executors.local import Local
 from harness.runs.score import transported
+from harness.runs.workspace import Context, Workspace
 from harness.storage import shards
+from tests.harness.tiny import make
 from zoo.errors import UserError
 
 
@@ -99,3 +101,31 @@ def test_tasks_give_the_same_results_in_one_process_or_many(workers: int) -> Non
         again = dict(executor.run(double, [10]))
     assert {k: v for k, v in found.items() if k != 3} == {0: 0, 1: 2, 2: 4, 4: 8, 5: 10} and again == {10: 20}
     assert isinstance(found[3], UserError) and str(found[3]) == "three is refused"
+
+
+def test_targets_asked_for_in_a_circle_are_not_all_loaded_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from harness.runs import workspace as workspaces
+
+    monkeypatch.setenv("ZOO_CACHE", str(tmp_path / "cache"))
+    suite, registry = make(tmp_path)
+    bench = Workspace(Context(suite, (str(registry),)))
+    size = workspaces._bytes(bench.target("tiny-vgg"))
+    monkeypatch.setattr(workspaces, "resident_bytes", lambda device: int(2.5 * size))
+    monkeypatch.setattr(workspaces, "_bytes", lambda model: size)
+    loads: list[str] = []
+    inner = workspaces.load_entry
+    monkeypatch.setattr(workspaces, "load_entry", lambda entry: loads.append(entry.name) or inner(entry))  # type: ignore[func-returns-value]
+    bench._targets.clear()
+    for _ in range(4):
+        for name in ("tiny-vgg", "tiny-resnet", "tiny-vgg-2bit"):
+            bench.target(name)
+            assert len(bench._targets) <= 2
+    assert len(loads) <= 8, "the least recently used first would load all 12 times"
+
+
+def test_the_distance_is_taken_of_every_image() -> None:
+    clean = torch.full((600, 1, 2, 2), 100, dtype=torch.uint8)
+    adv = clean.clone()
+    adv[599, 0, 1, 1] = 60
+    adv[300, 0, 0, 0] = 130
+    assert max_level(adv, clean) == 40 and max_level(clean[:0], clean[:0]) == 0

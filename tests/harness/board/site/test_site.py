@@ -141,6 +141,19 @@ def test_a_board_that_cannot_be_read_is_named_and_the_others_are_shown(tmp_path:
     assert "broken" in (tmp_path / "site/index.html").read_text()
 
 
+def test_a_board_of_another_precision_says_so_and_does_not_stand_for_its_suite(tmp_path: Path) -> None:
+    made = world()
+    lines = rows(made)
+    fill(tmp_path / "boards" / "made-up" / "v1", pinned(), made, lines)
+    fast = [r.model_copy(update={"provenance": r.provenance.model_copy(update={"precision": "tf32"})}) for r in lines]
+    fill(tmp_path / "boards" / "made-up" / "v1-tf32", pinned(), made, fast)
+    build(tmp_path / "site", tmp_path / "boards")
+    assert "Computed in tf32" in (tmp_path / "site/boards/made-up/v1-tf32/index.html").read_text()
+    assert "Computed in" not in (tmp_path / "site/boards/made-up/v1/index.html").read_text()
+    card = (tmp_path / "site/index.html").read_text().split('<article class="card">')[1]
+    assert 'href="boards/made-up/v1/index.html"' in card.split("Other versions")[0]
+
+
 def test_a_folder_of_other_files_is_left_alone(tmp_path: Path) -> None:
     made = world()
     fill(tmp_path / "boards" / "made-up" / "v1", pinned(), made, rows(made))
