@@ -121,9 +121,9 @@ class PactActivation(ActivationQuantizer):
         """Return the threshold."""
         return self.alpha
 
-    def options(self, x: Tensor, grid: Grid) -> F.Options:
+    def options(self, x: Tensor, grid: Grid) -> F.GradientRule:
         """Let only clipped values move the threshold."""
-        return F.Options(clip_only=True)
+        return F.GradientRule(clip_only=True)
 
     def set_scale(self, value: Tensor) -> None:
         """Store the threshold."""

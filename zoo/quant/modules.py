@@ -227,9 +227,9 @@ class ActivationQuantizer(nn.Module):
         """Return the scale of the grid."""
         raise NotImplementedError
 
-    def options(self, x: Tensor, grid: Grid) -> F.Options:
+    def options(self, x: Tensor, grid: Grid) -> F.GradientRule:
         """Return how the gradient departs from the plain straight-through one."""
-        return F.Options()
+        return F.GradientRule()
 
     def set_scale(self, value: Tensor) -> None:
         """Store a calibrated scale; nothing where the range is fixed."""
@@ -275,11 +275,11 @@ class ActivationQuantizer(nn.Module):
             return F.quantize_ste(x, scale, grid, options, constants)
         return F.quantize_ste(x, scale, grid, self.options(x, grid))
 
-    def _frozen_constants(self, grid: Grid, scale: Tensor) -> tuple[Constants, F.Options]:
+    def _frozen_constants(self, grid: Grid, scale: Tensor) -> tuple[Constants, F.GradientRule]:
         key = (grid, _version(scale))
         if key != self._constants_key:
             self._constants, self._constants_key = F.frozen_constants(grid, scale), key
-        constants: tuple[Constants, F.Options] = self._constants
+        constants: tuple[Constants, F.GradientRule] = self._constants
         return constants
 
     def freeze(self, on: bool) -> None:
@@ -329,9 +329,9 @@ class UniformActivation(ActivationQuantizer):
         """Return the step."""
         return self.step
 
-    def options(self, x: Tensor, grid: Grid) -> F.Options:
+    def options(self, x: Tensor, grid: Grid) -> F.GradientRule:
         """Scale the gradient of the step by LSQ's factor, counting the features of one image."""
-        return F.Options(gradient_factor=F.lsq_factor(x[0].numel(), grid))
+        return F.GradientRule(gradient_factor=F.lsq_factor(x[0].numel(), grid))
 
     def set_scale(self, value: Tensor) -> None:
         """Store the step."""
