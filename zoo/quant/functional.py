@@ -217,7 +217,8 @@ def edge_weight(w: Tensor, bits: int = 8, *, largest_positive: bool = False) -> 
 def dorefa_weight(w: Tensor, bits: int) -> Tensor:
     """Quantise weights by DoReFa: 2 * round_k(tanh(w) / (2 max|tanh(w)|) + 1/2) - 1; at 1 bit sign(w) * mean|w|.
 
-    Rounding passes the gradient straight through; tanh and the sign's factor are differentiated.
+    Rounding passes the gradient straight through and tanh is differentiated; max|tanh(w)| and, at 1 bit, mean|w| are
+    constants for the gradient.
     """
     if bits == 1:
         scale = w.abs().mean()

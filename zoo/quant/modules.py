@@ -34,7 +34,13 @@ def _version(tensor: Tensor) -> tuple[int, int]:
 
 
 class WeightQuantizer(nn.Module):
-    """Base of the parametrisations of `weight`. `enabled` switches it, `session` caches its result."""
+    """Base of the parametrisations of `weight`. `enabled` switches it, `session` caches its result.
+
+    `rescales` says that the quantised weight has another scale than the plain one by definition, so that the statistics of
+    the plain network's batch normalisation say nothing about the quantised one.
+    """
+
+    rescales = False
 
     def __init__(self, bits: int) -> None:
         super().__init__()
@@ -54,6 +60,9 @@ class WeightQuantizer(nn.Module):
 
     def initialize(self, w: Tensor) -> None:
         """Set learned scales from the weight; nothing by default."""
+
+    def after_step(self, w: Tensor) -> None:
+        """Bring the latent weight back into its range after a step of the optimiser; nothing by default."""
 
     def switch(self, on: bool) -> None:
         """Turn the quantiser on or off."""
@@ -91,6 +100,7 @@ class ApotWeight(WeightQuantizer):
     """
 
     gain: Tensor | None
+    rescales = True
 
     def __init__(self, bits: int) -> None:
         super().__init__(bits)
