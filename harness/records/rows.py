@@ -142,8 +142,6 @@ class Cleared(Record):
     """Who says so."""
     because: Annotated[str, StringConstraints(min_length=1, max_length=400)]
     """Why."""
-    precision: str | None = None
-    """How it was computed where that was not exact: tf32, bf16, with -compiled; null is float32 with deterministic kernels."""
     created: Created
     """When."""
 
@@ -159,8 +157,6 @@ class Dispute(Record):
     """Predictions that differ, over all targets."""
     predictions: int = Field(ge=0)
     """Predictions compared."""
-    precision: str | None = None
-    """How it was computed where that was not exact: tf32, bf16, with -compiled; null is float32 with deterministic kernels."""
     created: Created
     """When."""
     cleared: Cleared | None = None

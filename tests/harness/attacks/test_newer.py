@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from harness.attacks import Attack, Rng, get
+from harness.attacks.ensembles.weighed import StochasticMiniBatch
 from harness.attacks.estimates.flatness import ExpectedFlatness
 from harness.attacks.estimates.path import DiverseIntegratedGradient
 from harness.attacks.estimates.relevance import GradientRelevance
@@ -61,7 +62,7 @@ def test_mef(model: nn.Module) -> None:
     for n in range(3):
         draws, adv, m = Rng(0, [n]), x[n], torch.zeros(SHAPE)
         push = [torch.zeros(SHAPE, dtype=torch.float64) for _ in range(3)]
-        for _ in range(T):
+        for _ in range(4):
             gradients = []
             for i in range(3):
                 r = draws.uniform(SHAPE, -2 * EPS, 2 * EPS)[0].double()
@@ -71,7 +72,7 @@ def test_mef(model: nn.Module) -> None:
             m = 0.5 * m + g / g.abs().mean()
             adv = clip(adv + EPS / 10 * m.sign(), x[n])
         expected.append(adv)
-    check(attack("mef", model, gradient=ExpectedFlatness(samples=3), steps=T), expected)
+    check(attack("mef", model, gradient=ExpectedFlatness(samples=3), steps=4), expected)
 
 
 def test_gra(model: nn.Module) -> None:
@@ -245,11 +246,11 @@ def test_decowa_moves_the_control_point_against_the_attack(model: nn.Module) -> 
                 move = draws.uniform((1, 2), -1, 1)[0, 0].double().requires_grad_()
                 slope = torch.autograd.grad(F.cross_entropy(model(warped(adv, move)), y[n : n + 1]), move)[0]
                 z = adv.detach().requires_grad_()
-                loss = F.cross_entropy(model(warped(z, move.detach() - 0.01 * slope)), y[n : n + 1])
+                loss = F.cross_entropy(model(warped(z, move.detach() - 0.5 * slope)), y[n : n + 1])
                 total += torch.autograd.grad(loss, z)[0] / 2
             g, adv = step(x[n], adv, g, total)
         expected.append(adv)
-    made = attack("decowa", model, transforms=(ConstrainedWarp(copies=2),))
+    made = attack("decowa", model, transforms=(ConstrainedWarp(copies=2, rho=0.5),))
     assert ((made - torch.stack(expected)).abs() > 1e-9).double().mean() < 2e-3  # log(d^2 + 1e-9) is not log(d^2)
 
 
@@ -652,14 +653,14 @@ def test_smer() -> None:
                     g = g + h / h.abs().mean()
                     free = w.detach().requires_grad_()
                     mixed = (free[0] * nets[0](z[None]) + free[1] * nets[1](z[None])) / 2
-                    optimiser = torch.optim.SGD([free], lr=0.02, weight_decay=0.002)
+                    optimiser = torch.optim.SGD([free], lr=0.2, weight_decay=0.5)
                     (-F.cross_entropy(mixed, y[n : n + 1]).log()).backward()
                     optimiser.step()
                     w = free.detach()
                     z = clip(z + ALPHA * g.sign(), x[n])
             m, adv = step(x[n], adv, m, g)
         expected.append(adv)
-    check(run("smer", crafter), expected)
+    check(run("smer", crafter, gradient=StochasticMiniBatch(rate=0.2, shrink=0.5)), expected)
 
 
 @pytest.mark.parametrize("session", [False, True], ids=["bare", "as a run computes"])
