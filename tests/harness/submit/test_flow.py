@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import struct
+import time
+import zlib
 from pathlib import Path
 
 import pytest
@@ -10,7 +13,7 @@ from PIL import Image
 
 from harness.board import check as check_board
 from harness.records.rows import Outcome, Predictions, read_clean, read_row, read_rows, write_row
-from harness.submit import disputes, measure
+from harness.submit import disputes, images, make, measure
 from harness.submit.add import add, take_off
 from harness.submit.claim import open_claim
 from harness.submit.conformance import conformance
@@ -197,10 +200,10 @@ def test_withdrawing_leaves_a_record_and_a_sound_board(scene: Scene, tmp_path: P
 
 def png_folder(scene: Scene, tmp_path: Path) -> Path:
     folder = stage.folder(tmp_path, "drawn", code=None)
-    images, ids = stage.images(stage.unpack(scene.pictures))
+    pixels, ids = stage.images(stage.unpack(scene.pictures))
     place = folder / "images" / "digits-vgg--s0"
     place.mkdir(parents=True)
-    for image, name in zip(images, ids, strict=True):
+    for image, name in zip(pixels, ids, strict=True):
         Image.fromarray(image[0].numpy()).save(place / f"{name}.png")
     return folder
 
@@ -208,6 +211,18 @@ def png_folder(scene: Scene, tmp_path: Path) -> Path:
 def test_png_files_are_the_same_images(scene: Scene, tmp_path: Path) -> None:
     packed = pack(png_folder(scene, tmp_path), scene.suite, tmp_path / "b.zip", scored=False)
     assert stage.images(stage.unpack(packed.path))[0].equal(stage.images(stage.unpack(scene.pictures))[0])
+
+
+BOMB = b"x\0\0" + zlib.compress(bytes(2**25), 9)
+
+
+def _write_png(path: Path, width: int, height: int, *chunks: tuple[bytes, bytes]) -> None:
+    """Write a PNG by hand: a grey image of a size of its own choice, with chunks that nobody asked for."""
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    pixels = zlib.compress(bytes(17 * 16))
+    parts = [(b"IHDR", header), *chunks, (b"IDAT", pixels), (b"IEND", b"")]
+    made = [struct.pack(">I", len(d)) + k + d + struct.pack(">I", zlib.crc32(k + d)) for k, d in parts]
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(made))
 
 
 def _rewrite(image: Image.Image, path: Path) -> None:
@@ -219,6 +234,9 @@ def _rewrite(image: Image.Image, path: Path) -> None:
     ("tamper", "reason"),
     [
         pytest.param(lambda p: _rewrite(Image.new("L", (20000, 20000)), p), "larger than|20000x20000 pixels", id="PNG bomb"),
+        pytest.param(lambda p: _write_png(p, 60_000, 60_000), "not a whole PNG|pixels, it must be", id="PNG bomb by its header"),
+        pytest.param(lambda p: _write_png(p, 16, 16, (b"zTXt", BOMB)), "not a whole PNG|larger than", id="text bomb"),
+        pytest.param(lambda p: _write_png(p, 16, 16, (b"iCCP", BOMB)), "not a whole PNG|larger than", id="ICC bomb"),
         pytest.param(lambda p: _rewrite(Image.new("RGB", (16, 16)), p), "it is of mode RGB", id="wrong mode"),
         pytest.param(lambda p: _rewrite(Image.new("L", (17, 16)), p), "17x16 pixels, it must be 16x16", id="wrong size"),
         pytest.param(lambda p: Image.new("L", (16, 16)).save(p, "JPEG"), "not a whole PNG", id="a JPEG"),
@@ -290,3 +308,39 @@ def test_a_rewritten_row_is_found_by_the_board(scene: Scene, tmp_path: Path) -> 
     assert "was changed after it was recorded" in check_board(board)[0]
     write_row(board, row)
     assert check_board(board) == []
+
+
+@pytest.mark.parametrize("failure", [NotImplementedError("odd"), MemoryError(), KeyError("x"), OverflowError("y")])
+def test_a_decoder_that_fails_in_any_way_is_a_bad_file(
+    scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: Exception
+) -> None:
+    def fail(*arguments: object, **options: object) -> None:
+        raise failure
+
+    monkeypatch.setattr(Image, "open", fail)
+    path = tmp_path / "x.png"
+    with pytest.raises(UserError, match="not a whole PNG"):
+        images._png(path.read_bytes() if path.exists() else b"", 1, 16, 16, path)
+
+
+def test_every_order_has_a_sandbox_of_its_own(scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = []
+    shared = make.Sandbox
+
+    class Counted(shared):  # type: ignore[misc, valid-type]
+        def __enter__(self) -> object:
+            opened.append(self)
+            return super().__enter__()
+
+    monkeypatch.setattr(make, "Sandbox", Counted)
+    add(scene.honest, tmp_path / "boards", suite=scene.suite, walls=stage.WALLS)
+    assert len(opened) == len({id(each) for each in opened}) == 4  # the row, two decoys, moved images
+
+
+def test_a_submission_has_its_time_in_all(scene: Scene, tmp_path: Path) -> None:
+    walls = stage.Walls("auto", stage.WALLS.limits, total_seconds=0.001)
+    began = time.perf_counter()
+    with pytest.raises(UserError, match="the time for a submission"):
+        add(scene.honest, tmp_path / "boards", suite=scene.suite, walls=walls)
+    assert time.perf_counter() - began < 120
+    assert not (tmp_path / "boards").exists()
