@@ -24,8 +24,12 @@ def predictions(model: nn.Module, images: Tensor, batch_size: int = 100, device:
     return torch.cat(out) if out else torch.zeros(0, dtype=torch.int64)
 
 
-def evaluate(entry: ModelEntry, limit: int | None = None, device: str = "cpu", batch_size: int = 100) -> dict[str, Any]:
+def evaluate(
+    entry: ModelEntry, limit: int | None = None, device: str = "cpu", batch_size: int = 100, data: str | None = None
+) -> dict[str, Any]:
     """Measure the top-1 accuracy in percent with its 95 % Wilson interval and compare it with the claim.
+
+    The images are those of the entry's data set, or of `data`, such as parquet:PATH or folder:PATH.
 
     `ok` is False when the claim lies outside the interval and more than two points from the measured value.
 
@@ -36,10 +40,11 @@ def evaluate(entry: ModelEntry, limit: int | None = None, device: str = "cpu", b
     from zoo.loading.load import load_entry
 
     check_device(device)
-    data = images(entry).head(limit)
+    found = images(entry) if data is None else other_images(data)
+    found = found.head(limit)
     model = load_entry(entry).to(device)
-    correct = int((predictions(model, data.images, batch_size, device) == data.labels).sum())
-    n = len(data)
+    correct = int((predictions(model, found.images, batch_size, device) == found.labels).sum())
+    n = len(found)
     low, high = (100 * bound for bound in wilson(correct, n))
     claim = entry.clean_accuracy.top1 if entry.clean_accuracy else None
     top1 = 100 * correct / n
@@ -47,6 +52,13 @@ def evaluate(entry: ModelEntry, limit: int | None = None, device: str = "cpu", b
     verdict = "no claim to compare with" if claim is None else f"claimed {claim:.2f}: " + ("agrees" if ok else "DISAGREES")
     line = f"{entry.name}: {top1:.2f} % of {n} images ({low:.1f} to {high:.1f}); {verdict}"
     return {"name": entry.name, "top1": top1, "n": n, "low": low, "high": high, "claim": claim, "ok": ok, "line": line}
+
+
+def other_images(name: str) -> Dataset:
+    """Return the test images of a data set that is named, such as parquet:PATH."""
+    from zoo.data import load
+
+    return load(name, "test")
 
 
 def images(entry: ModelEntry) -> Dataset:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,23 @@ suite_option = click.option("--suite", "suite_name", required=True, help="A suit
 device_option = click.option("--device", default="cpu", show_default=True, help="Where to run, such as cuda:0.")
 
 
+def _take_copy(ctx: click.Context, _: click.Parameter, value: str | None) -> None:
+    """Let this process, and the workers that it starts, read the named data sets from a local copy."""
+    if value is None:
+        return
+    before = os.environ.get("ZOO_DATA")
+    os.environ["ZOO_DATA"] = value
+    ctx.call_on_close(lambda: os.environ.pop("ZOO_DATA") if before is None else os.environ.update(ZOO_DATA=before))
+
+
+data_option = click.option(
+    "--data",
+    callback=_take_copy,
+    expose_value=False,
+    help="A local copy of the suite's images: parquet:PATH or folder:PATH (also $ZOO_DATA).",
+)
+
+
 def selecting(command: Any) -> Any:
     """Add the options that choose a part of a suite and where it runs."""
     for option in reversed(
@@ -36,6 +54,8 @@ def selecting(command: Any) -> Any:
             click.option("--target", "targets", multiple=True, help="Only this target of the suite; repeatable."),
             click.option("--seed", "seeds", multiple=True, type=click.IntRange(min=0), help="Seeds instead of the suite's."),
             click.option("--limit", type=click.IntRange(min=1), help="Only the first N images; goes to a folder of its own."),
+            click.option("--full", is_flag=True, help="All images of the data set; goes to a folder of its own."),
+            data_option,
             device_option,
             out_option,
             json_option,

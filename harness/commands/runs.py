@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from harness.commands.common import Progress, device_option, executing, out_option, print_board, selecting, suite_option
+from harness.commands.common import (
+    Progress,
+    data_option,
+    device_option,
+    executing,
+    out_option,
+    print_board,
+    selecting,
+    suite_option,
+)
 from zoo.commands.terminal import emit, human, json_option, open_registry
 
 if TYPE_CHECKING:
@@ -153,6 +162,7 @@ def status_command(suite_name: str, out: Path, as_json: bool) -> None:
 
 @click.command("reproduce")
 @click.argument("row", type=click.Path(path_type=Path))
+@data_option
 @device_option
 @json_option
 @click.pass_obj

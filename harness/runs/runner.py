@@ -25,9 +25,10 @@ from zoo.devices import check_device
 from zoo.errors import MachineError, UserError
 
 
-def suite_folder(out: Path, suite: Suite, limit: int | None, how: str | None = None) -> Path:
-    """Return the folder of a suite's version; runs over fewer images, or in another precision, go beside it, never into it."""
-    parts = [f"v{suite.version}"] + [f"limit{limit}"] * (limit is not None) + [how] * (how is not None)
+def suite_folder(out: Path, suite: Suite, limit: int | None, how: str | None = None, full: bool = False) -> Path:
+    """Return the folder of a suite's version; runs over fewer images, over all that the data set has beyond the suite's, or in
+    another precision, go beside it, never into it."""
+    parts = [f"v{suite.version}"] + ["full"] * full + [f"limit{limit}"] * (limit is not None) + [how] * (how is not None)
     return out / suite.name / "-".join(str(part) for part in parts)
 
 
@@ -40,7 +41,8 @@ def run(suite: Suite, request: Request, out: Path, notify: Notify | None = None)
     Raises:
         UserError: unknown names, an unusable device or folder, or no job could run at all.
     """
-    selection, suite = request.selection.bring(suite)
+    full = request.full and suite.data.limit is not None
+    selection, suite = request.selection.bring(suite.over_all_images() if full else suite)
     jobs = selection.jobs(suite)
     check_device(request.device)
     single_thread()
@@ -50,7 +52,7 @@ def run(suite: Suite, request: Request, out: Path, notify: Notify | None = None)
     precise = (request.precision, request.compiled)
     workspace = open_workspace(suite, request.limit, request.device, request.overlays, *precise)
     context = workspace.context
-    report = Report(suite_folder(out, suite, context.limit, context.how))
+    report = Report(suite_folder(out, suite, context.limit, context.how, full))
     targets = [t for t in suite.target_names if not selection.targets or t in selection.targets]
     substitutes = dict.fromkeys(m for job in jobs for m in suite.substitute(job.substitute).models)
     blocked = absent_models(workspace, [*targets, *substitutes])

@@ -26,6 +26,8 @@ class Request(Record):
     targets: tuple[str, ...] = ()
     seeds: tuple[int, ...] = ()
     limit: int | None = None
+    full: bool = False
+    """All images of the data set, where the suite takes only the first of them."""
     device: str = "cpu"
     overlays: tuple[str, ...] = ()
     workers: int | None = None

@@ -225,7 +225,7 @@ def assemble(
     Raises:
         UserError: LGV's snapshots are not at hand, or cannot have states.
     """
-    from harness.substitutes import LGV, Substitute, ensemble, mixture
+    from harness.substitutes import LGV, Softened, Substitute, ensemble, mixture
 
     parts: list[Crafter] = []
     for entry, net in zip(entries, nets, strict=True):
@@ -243,7 +243,8 @@ def assemble(
             parts.append(LGV(net, (snapshots or {})[entry.name], layer, part=net.get_submodule("net")))
     if spec.mixture is not None:
         return mixture(parts[0], parts[1], spec.mixture)
-    return parts[0] if spec.ensemble is None else ensemble(parts, spec.ensemble)
+    whole = parts[0] if spec.ensemble is None else ensemble(parts, spec.ensemble)
+    return whole if spec.temperature is None else Softened(whole, spec.temperature)
 
 
 def is_collection(entry: ModelEntry) -> bool:

@@ -4,7 +4,7 @@ It may import `attacks` (the protocol of a model), `zoo.quant` and `zoo.registry
 several together or in turn, `lgv` walks one network through its snapshots.
 """
 
-from harness.substitutes.ensembles import Combination, Ensemble, Rotation, Sampled, ensemble, mixture
+from harness.substitutes.ensembles import Combination, Ensemble, Rotation, Sampled, Softened, ensemble, mixture
 from harness.substitutes.lgv import LGV, SNAPSHOT_BYTES
 from harness.substitutes.network import Crafter, Every, Substitute, substitute
 
@@ -17,6 +17,7 @@ __all__ = [
     "Every",
     "Rotation",
     "Sampled",
+    "Softened",
     "Substitute",
     "ensemble",
     "mixture",

@@ -89,6 +89,20 @@ class Ensemble(_Group):
             member.begin_forward()
 
 
+class Softened(Ensemble):
+    """One substitute whose logits are divided by a temperature: a control for gradients that vanish in low-bit nets.
+
+    Gupta and Ajanthan, "Improved Gradient-Based Adversarial Attacks for Quantized Networks", AAAI 2022.
+    """
+
+    def __init__(self, member: Crafter, temperature: float) -> None:
+        super().__init__([member], "logits")
+        self.temperature = temperature
+
+    def _combine(self, logits: list[Tensor]) -> Tensor:
+        return super()._combine(logits) / self.temperature
+
+
 class Rotation(_Group):
     """One member per iteration. `turn(t)` says which one, and its own iteration number.
 

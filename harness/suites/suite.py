@@ -78,6 +78,15 @@ class SubstituteSpec(Record):
     mixture: tuple[int, int] | None = None
     """Take two models in turn, so many iterations of each per round: LGV+QAA is [1, 1] (Table VII, Fig. 7)."""
 
+    temperature: float | None = Field(default=None, gt=0)
+    """Divides the logits, so that a net that is sure of itself still has gradients; null: as they are."""
+
+    @model_serializer(mode="wrap")
+    def _without_absent(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out a temperature that is not set, so that suites without one keep their digests."""
+        shown: dict[str, Any] = handler(self)
+        return shown if self.temperature is not None else {k: v for k, v in shown.items() if k != "temperature"}
+
     @model_validator(mode="after")
     def _combination_is_named(self) -> SubstituteSpec:
         if self.ensemble is not None and self.mixture is not None:
@@ -137,6 +146,11 @@ class Suite(Record):
     reported: tuple[Reported, ...] = ()
     hidden: Hidden | None = None
     """Images held back; they decide no figure of a row, only whether a submission may have one."""
+
+    def over_all_images(self) -> Suite:
+        """Return this suite over all images of its data set, where it takes only the first of them."""
+        return self.model_copy(update={"data": self.data.model_copy(update={"limit": None})})
+
 
     @model_validator(mode="after")
     def _hides_from_beyond_its_own(self) -> Suite:

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 import zoo
 from zoo.data import load as load_data
@@ -19,6 +20,7 @@ from zoo.registry.entry import ModelEntry
 
 REGISTRY = load_registry()
 DIGITS = [entry for entry in REGISTRY.match(["digits-*"]) if entry.weights is not None]
+CIFAR = [e for e in REGISTRY.match(["cifar10-*"]) if e.weights is not None and e.weights.bundled is not None]
 FOLDER = Path(zoo.__file__).parent / "bundled"
 
 
@@ -41,10 +43,30 @@ def test_each_file_is_what_the_registry_says(entry: ModelEntry) -> None:
     assert top1 == pytest.approx(entry.clean_accuracy.top1, abs=0.21), "one image may differ between machines"
 
 
-def test_the_files_together_fit_in_three_megabytes_and_none_is_left_over() -> None:
+def test_the_files_together_stay_small_and_none_is_left_over() -> None:
     files = {path.name for path in FOLDER.glob("*.safetensors")}
-    assert files == {bundled(entry).name for entry in DIGITS}
-    assert sum((FOLDER / name).stat().st_size for name in files) <= 3_000_000
+    shipped = [e for e in REGISTRY.values() if e.weights is not None and (e.weights.bundled or "").endswith(".safetensors")]
+    assert files == {bundled(entry).name for entry in shipped}
+    assert sum((FOLDER / bundled(entry).name).stat().st_size for entry in DIGITS) <= 3_000_000
+    assert sum((FOLDER / name).stat().st_size for name in files) <= 25_000_000
+
+
+@pytest.mark.parametrize("entry", CIFAR, ids=lambda entry: entry.name)
+def test_each_cifar_file_is_pinned_and_made_by_its_recipe(entry: ModelEntry) -> None:
+    data = bundled(entry).read_bytes()
+    assert entry.weights is not None and entry.recipe is not None and entry.clean_accuracy is not None
+    assert entry.weights.size == len(data) and entry.weights.sha256 == hashlib.sha256(data).hexdigest()
+    log = json.loads(read_metadata(bundled(entry))["log"])
+    recipe = json.loads(json.dumps(entry.recipe.model_dump(mode="json", exclude={"cost"}, exclude_none=True)))
+    assert log["recipe"] == recipe, "the file was made by another recipe than the registry's"
+    then = log["test_top1"].get("wa", log["test_top1"].get("fp"))  # of the first 2,000 test images, as it was made
+    assert log["train"]["images"] == 49_924 and abs(then - entry.clean_accuracy.top1) < 2
+
+
+@pytest.mark.parametrize("name", [f"cifar10-{n}" for n in ("resnet20", "resnet20-2bit-qaa", "nin-1bit", "mobilenet-small-8bit")])
+def test_cifar_files_load_and_run(name: str) -> None:
+    logits = zoo.load(name)(torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)))
+    assert logits.shape == (2, 10) and bool(torch.isfinite(logits).all())
 
 
 def test_only_nets_that_others_start_from_keep_latent_weights() -> None:

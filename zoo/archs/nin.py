@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import itertools
-from typing import Literal
+from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from zoo.archs.base import ZooNet, initialise
 
@@ -13,15 +15,48 @@ Widths = tuple[tuple[int, int, int], tuple[int, int, int], tuple[int, int]]
 CIFAR: Widths = ((192, 160, 96), (192, 192, 192), (192, 192))
 
 
-class Unit(nn.Module):
-    """One convolution: conv - bn - relu ("after"), or bn - conv - relu ("before", so that a sign can follow the norm)."""
+MIN_GAIN = 0.01
+"""The authors of XNOR-Net's NIN keep the gains of its norms at least this large."""
 
-    def __init__(self, width_in: int, width: int, kernel: int, norm: Literal["before", "after"]) -> None:
+
+class DroppingConv2d(nn.Conv2d):
+    """A convolution that drops a part of its input while it is trained, after whatever quantises that input."""
+
+    def __init__(self, width_in: int, width: int, kernel: int, drop: float, **settings: Any) -> None:
+        super().__init__(width_in, width, kernel, **settings)
+        self.drop = drop
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, width, H', W')."""
+        return super().forward(F.dropout(input, self.drop, self.training))
+
+
+class BoundedNorm2d(nn.BatchNorm2d):
+    """A batch norm whose gains are brought back to MIN_GAIN before each training pass, so that no sign it feeds turns round."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, C, H, W)."""
+        if self.training:
+            with torch.no_grad():
+                self.weight.clamp_(min=MIN_GAIN)
+        return super().forward(input)
+
+
+class Unit(nn.Module):
+    """One convolution: conv - bn - relu ("after"), or bn - [sign] - [dropout] - conv - relu ("before").
+
+    The sign is the quantiser of the convolution's input, so the dropout is a part of the convolution.
+    """
+
+    def __init__(self, width_in: int, width: int, kernel: int, norm: Literal["before", "after"], drop: float = 0.0) -> None:
         super().__init__()
         after = norm == "after"
         if not after:
-            self.bn = nn.BatchNorm2d(width_in, eps=1e-4)
-        self.conv = nn.Conv2d(width_in, width, kernel, padding=kernel // 2, bias=not after)
+            self.bn: nn.Module = BoundedNorm2d(width_in, eps=1e-4)
+        if drop:
+            self.conv: nn.Conv2d = DroppingConv2d(width_in, width, kernel, drop, padding=kernel // 2, bias=not after)
+        else:
+            self.conv = nn.Conv2d(width_in, width, kernel, padding=kernel // 2, bias=not after)
         if after:
             self.bn = nn.BatchNorm2d(width)
         self.relu = nn.ReLU()
@@ -42,17 +77,16 @@ class Nin(ZooNet):
 
     first_conv, classifier, feature_layer = "stage1.0.conv", "head", "stage2.2"
     norm: Literal["before", "after"] = "after"
+    drop = 0.0
 
     def __init__(self, classes: int, in_chans: int = 3, widths: Widths = CIFAR) -> None:
         super().__init__()
         (a, b, c), (d, e, f), (g, h) = widths
         self.stage1 = nn.Sequential(self._first(in_chans, a), *self._units((a, b, c), 1))
         self.pool1 = nn.MaxPool2d(3, 2, padding=1)
-        self.drop1 = self._dropout()
-        self.stage2 = nn.Sequential(*self._units((c, d), 5), *self._units((d, e, f), 1))
+        self.stage2 = nn.Sequential(*self._units((c, d), 5, self.drop), *self._units((d, e, f), 1))
         self.pool2 = nn.AvgPool2d(3, 2, padding=1)
-        self.drop2 = self._dropout()
-        self.stage3 = nn.Sequential(*self._units((f, g), 3), *self._units((g, h), 1))
+        self.stage3 = nn.Sequential(*self._units((f, g), 3, self.drop), *self._units((g, h), 1))
         self.neck: nn.Module = nn.Identity()
         self.head = nn.Conv2d(h, classes, 1)
         self.tail: nn.Module = nn.Identity()
@@ -62,35 +96,37 @@ class Nin(ZooNet):
     def _first(self, in_chans: int, width: int) -> Unit:
         return Unit(in_chans, width, 5, "after")
 
-    def _units(self, widths: tuple[int, ...], kernel: int) -> list[Unit]:
-        return [Unit(i, o, kernel, self.norm) for i, o in itertools.pairwise(widths)]
-
-    def _dropout(self) -> nn.Module:
-        return nn.Identity()
+    def _units(self, widths: tuple[int, ...], kernel: int, drop: float = 0.0) -> list[Unit]:
+        return [Unit(i, o, kernel, self.norm, drop) for i, o in itertools.pairwise(widths)]
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, in_chans, H, W) -> logits (N, classes)."""
-        x = self.drop1(self.pool1(self.stage1(x)))
-        x = self.drop2(self.pool2(self.stage2(x)))
+        x = self.pool1(self.stage1(x))
+        x = self.pool2(self.stage2(x))
         return self.pool(self.tail(self.head(self.neck(self.stage3(x))))).flatten(1)  # type: ignore[no-any-return]
 
 
 class XnorNin(Nin):
-    """NIN as XNOR-Net (Rastegari et al., arXiv 1603.05279) binarises it: norm - sign - conv - relu.
+    """NIN as XNOR-Net (Rastegari et al., arXiv 1603.05279) binarises it: norm - sign - dropout - conv - relu.
 
     A definition only: `QuantSpec(method="xnor", ...)` puts the sign before, and the binary weights into, every convolution
-    but the first and the last. As in the authors' net, logits are averages of rectified maps.
+    but the first and the last. As in the authors' net, half of the signs are dropped before the first convolution after each
+    pooling, the first norm and the one before the head have neither gain nor bias, all other gains stay at least MIN_GAIN,
+    and logits are averages of rectified maps.
     """
 
     norm: Literal["before", "after"] = "before"
+    drop = 0.5
 
     def __init__(self, classes: int, in_chans: int = 3, widths: Widths = CIFAR) -> None:
         super().__init__(classes, in_chans, widths)
-        self.neck = nn.BatchNorm2d(widths[2][1], eps=1e-4)
+        self.neck = nn.BatchNorm2d(widths[2][1], eps=1e-4, affine=False)
         self.tail = nn.ReLU()
 
-    def _dropout(self) -> nn.Module:
-        return nn.Dropout(0.5)
+    def _first(self, in_chans: int, width: int) -> Unit:
+        unit = Unit(in_chans, width, 5, "after")
+        unit.bn = nn.BatchNorm2d(width, eps=1e-4, affine=False)
+        return unit
 
 
 def small(classes: int, width: int = 24, in_chans: int = 1) -> Nin:

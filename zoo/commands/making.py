@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from zoo.commands.terminal import human, json_option, open_registry
+from zoo.commands.terminal import chosen, data_option, human, json_option, open_registry
+from zoo.errors import UserError
 
 if TYPE_CHECKING:
     from zoo.registry.entry import ModelEntry
@@ -19,10 +22,18 @@ if TYPE_CHECKING:
 @click.option("--limit", type=click.IntRange(min=1), help="Only the first N test images.")
 @click.option("--device", default="cpu", show_default=True, help="Where to run, such as cuda:0.")
 @click.option("--batch-size", type=click.IntRange(min=1), default=100, show_default=True)
+@data_option
 @json_option
 @click.pass_obj
 def eval_command(
-    overlays: tuple[Path, ...], /, names: tuple[str, ...], limit: int | None, device: str, batch_size: int, as_json: bool
+    overlays: tuple[Path, ...],
+    /,
+    names: tuple[str, ...],
+    limit: int | None,
+    device: str,
+    batch_size: int,
+    data: str | None,
+    as_json: bool,
 ) -> None:
     """Measure the clean accuracy of NAMES and hold it against the registry's claim.
 
@@ -39,7 +50,7 @@ def eval_command(
     registry = open_registry(overlays)
     found = []
     for entry in registry.match(names):
-        row = evaluate(entry, limit=limit, device=device, batch_size=batch_size)
+        row = evaluate(entry, limit=limit, device=device, batch_size=batch_size, data=data)
         found.append(row)
         if not as_json:
             click.echo(row["line"])
@@ -50,18 +61,29 @@ def eval_command(
 
 
 @click.command("build")
-@click.argument("names", nargs=-1, required=True)
+@click.argument("names", nargs=-1)
+@click.option("--suite", "suites", multiple=True, help="Whatever a suite lacks and a recipe makes; repeatable.")
 @click.option("--device", default="cpu", show_default=True, help="Where to train, such as cuda:0.")
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder for the files instead of the cache.")
 @click.option("--again", is_flag=True, help="Make NAMES anew even where an earlier build finished them.")
+@data_option
 @json_option
 @click.pass_obj
 def build_command(
-    overlays: tuple[Path, ...], /, names: tuple[str, ...], device: str, out: Path | None, again: bool, as_json: bool
+    overlays: tuple[Path, ...],
+    /,
+    names: tuple[str, ...],
+    suites: tuple[str, ...],
+    device: str,
+    out: Path | None,
+    again: bool,
+    data: str | None,
+    as_json: bool,
 ) -> None:
-    """Make the weights of NAMES by their recipes, after everything that they start from; a stopped build resumes.
+    """Make the weights of NAMES by their recipes, in the order given and after everything that they start from.
 
-    What was finished before by the same recipe, from the same images and start, is kept.
+    What was finished before by the same recipe, from the same images and start, is kept, and a stopped build resumes: the same
+    command goes on. With --suite, the models of the suite that are not on this machine are made.
 
     On several GPUs: accelerate launch -m zoo.cli build NAME.
 
@@ -69,17 +91,22 @@ def build_command(
     Examples:
       zoo build digits-resnet14-2bit
       zoo build 'digits-vgg*' --out /tmp/nets
+      zoo build --suite cifar10-bitwidth --device cuda:0
     """
-    from zoo.recipes.making import against_registry, make
+    from zoo.recipes.making import against_registry, lacking, make
 
     registry = open_registry(overlays)
-
-    def announce(entry: ModelEntry, place: int, total: int) -> None:
-        cost = entry.recipe.cost if entry.recipe else None
-        click.echo(f"[{place}/{total}] {entry.name} on {entry.data}" + (f"; {cost}" if cost else ""), err=True)
-
-    chosen = registry.match(names)
-    reports = make(chosen, registry, device=device, out=out, again=again, progress=True, announce=announce)
+    if not names and not suites:
+        raise UserError("name the models to build, such as zoo build digits-vgg, or a suite with --suite")
+    wanted = {e.name: e for name in names for e in registry.match([name])}
+    wanted |= {e.name: e for e in lacking(chosen(registry, (), suites), out)} if suites else {}
+    if not wanted:
+        click.echo("nothing to build: every model of the suite is on this machine", err=True)
+        return
+    clock = Clock()
+    reports = make(
+        wanted.values(), registry, device=device, out=out, again=again, progress=True, data=data, announce=clock.announce
+    )
     fields = ("name", "top1", "sha256", "size", "seconds", "path", "kept")
     rows = [{field: getattr(r, field) for field in fields} | {"path": str(r.path)} for r in reports]
     if as_json:
@@ -89,6 +116,29 @@ def build_command(
         verdict = against_registry(registry[report.name], report)
         took = "made before" if report.kept else f"{report.seconds:.0f} s"
         click.echo(f"{report.path}: {report.top1:.2f} %, {human(report.size)}, {took}; {verdict}")
+
+
+class Clock:
+    """Tells which build begins, and about how long the rest will take, from how long the epochs before it took."""
+
+    def __init__(self) -> None:
+        self.began = time.monotonic()
+        self.epochs = 0
+
+    def announce(self, entry: ModelEntry, place: int, order: Sequence[ModelEntry]) -> None:
+        """Print one line about the build of the entry at a place, counted from 1, of those to be built."""
+        ahead = sum(_epochs(e) for e in order[place - 1 :])
+        if self.epochs:
+            left = ahead * (time.monotonic() - self.began) / self.epochs
+            when = f"about {left / 60:.0f} min for the rest" if left >= 90 else f"about {left:.0f} s for the rest"
+        else:
+            when = (entry.recipe.cost if entry.recipe else None) or "time not known yet"
+        click.echo(f"[{place}/{len(order)}] {entry.name}; {when}", err=True)
+        self.epochs += _epochs(entry)
+
+
+def _epochs(entry: ModelEntry) -> int:
+    return max((entry.recipe.epochs if entry.recipe else None) or 1, 1)
 
 
 COMMANDS = (eval_command, build_command)

@@ -79,6 +79,9 @@ def human(size: int | None) -> str:
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+data_option = click.option(
+    "--data", help="Images from parquet:PATH or folder:PATH instead of the data set that the registry names."
+)
 registry_option = click.option(
     "--registry",
     "overlays",

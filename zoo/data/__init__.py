@@ -8,14 +8,18 @@ reads folders.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor
 
 from zoo.errors import UserError, did_you_mean
+
+ENVIRONMENT = "ZOO_DATA"
+"""Environment variable that names local copies of data sets; see `load`."""
 
 
 @dataclass(frozen=True)
@@ -46,9 +50,9 @@ class Dataset:
             return self
         return Dataset(self.name, self.split, self.images[:limit], self.labels[:limit], self.ids[:limit])
 
-    @property
+    @cached_property
     def digest(self) -> str:
-        """sha256 over the shape, the pixels, the labels and the ids."""
+        """sha256 over the shape, the pixels, the labels and the ids; computed once."""
         sha = hashlib.sha256(repr(tuple(self.images.shape)).encode())
         for start in range(0, len(self), 1024):  # in pieces: a mapped set is larger than memory
             sha.update(self.images[start : start + 1024].contiguous().numpy().data)
@@ -60,6 +64,9 @@ class Dataset:
 def load(name: str, split: str = "test") -> Dataset:
     """Return a data set by the name that the registry and the suites use, or by `folder:PATH` or `parquet:PATH`.
 
+    $ZOO_DATA names local copies: `cifar10=parquet:PATH` that of one data set (several are separated by semicolons), and
+    `parquet:PATH` alone that of every one. Images of a copy have the ids that those of the set itself have.
+
     Raises:
         UserError: the name or the split is unknown, or the data is not on this machine and cannot be fetched.
     """
@@ -68,10 +75,25 @@ def load(name: str, split: str = "test") -> Dataset:
 
         return local.load(name, split)
     loaders = _loaders()
+    if name in loaders and (copy := _copy_of(name)):
+        from zoo.data import local
+
+        return local.load(copy, split, name)
     if name not in loaders:
         known = ", ".join(sorted(loaders))
         raise UserError(f"unknown data set {name!r}{did_you_mean(name, loaders)}; known: {known}, folder:PATH, parquet:PATH")
     return loaders[name](split)
+
+
+def _copy_of(name: str) -> str | None:
+    """Return where $ZOO_DATA says that a local copy of a data set is, or None."""
+    for part in filter(None, os.environ.get(ENVIRONMENT, "").split(";")):
+        of, _, place = part.rpartition("=") if not part.startswith(("folder:", "parquet:")) else ("", "", part)
+        if not place.startswith(("folder:", "parquet:")):
+            raise UserError(f"${ENVIRONMENT}: {part!r} is neither NAME=folder:PATH nor NAME=parquet:PATH")
+        if of in ("", name):
+            return place
+    return None
 
 
 def _loaders() -> dict[str, Callable[[str], Dataset]]:

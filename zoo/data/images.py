@@ -6,7 +6,10 @@ import csv
 import io
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +45,7 @@ def assemble(name: str, split: str, items: Iterable[Item], classes: int | None =
     pixels: list[Tensor] = []
     labels: list[int] = []
     ids: list[str] = []
-    for item in items:
-        image = decode(item, side=side)
+    for item, image in _decoded(iter(items), side):
         if pixels and image.shape != pixels[0].shape:
             raise UserError(
                 f"{name}: {item.id} is {_size(image)}, {ids[0]} is {_size(pixels[0])}; all images of a set need one size"
@@ -58,6 +60,13 @@ def assemble(name: str, split: str, items: Iterable[Item], classes: int | None =
         twice = next(i for i in ids if ids.count(i) > 1)
         raise UserError(f"{name}: two images are called {twice!r}; ids must be unique")
     return Dataset(name, split, torch.stack(pixels), torch.tensor(labels, dtype=torch.int64), tuple(ids))
+
+
+def _decoded(items: Iterator[Item], side: int | None) -> Iterator[tuple[Item, Tensor]]:
+    """Decode several images at a time, in order."""
+    with ThreadPoolExecutor() as pool:
+        while batch := list(islice(items, 256)):
+            yield from zip(batch, pool.map(partial(decode, side=side), batch), strict=True)
 
 
 def _size(image: Tensor) -> str:

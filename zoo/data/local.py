@@ -11,8 +11,8 @@ from zoo.errors import UserError
 
 
 @lru_cache(maxsize=2)
-def load(name: str, split: str) -> Dataset:
-    """Return a data set of local files.
+def load(name: str, split: str, known_as: str | None = None) -> Dataset:
+    """Return a data set of local files; as a copy of the set `known_as` its images have the ids of that set.
 
     `folder:PATH` takes PATH/SPLIT where that folder exists, else PATH. `parquet:PATH` takes a file, or those below a folder
     whose names begin with the split.
@@ -24,4 +24,4 @@ def load(name: str, split: str) -> Dataset:
     files = [path] if path.is_file() else sorted(path.rglob(f"{split}*.parquet"))
     if not files:
         raise UserError(f"{name}: no parquet file {path} and none called {split}*.parquet below it")
-    return assemble(name, split, from_parquet(files, split))
+    return assemble(name, split, from_parquet(files, split if known_as is None else f"{known_as}-{split}"))

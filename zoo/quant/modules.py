@@ -155,14 +155,22 @@ class EdgeWeight(WeightQuantizer):
     def __init__(self, bits: int) -> None:
         super().__init__(bits)
         self.register_buffer("largest_positive", torch.tensor(False))
+        self._peak: tuple[tuple[int, int], bool] | None = None
+
+    def by_largest_positive(self) -> bool:
+        """Return the flag, read from the device again only after it changed."""
+        key = _version(self.largest_positive)
+        if self._peak is None or self._peak[0] != key:
+            self._peak = key, bool(self.largest_positive)
+        return self._peak[1]
 
     def quantize(self, w: Tensor) -> Tensor:
         """See `functional.edge_weight`."""
-        return F.edge_weight(w, self.bits, largest_positive=bool(self.largest_positive))
+        return F.edge_weight(w, self.bits, largest_positive=self.by_largest_positive())
 
     def codes(self, w: Tensor) -> Codes:
         """Return the even grid; it is wider than `bits` where negative weights exceed the largest positive one."""
-        unit = F.edge_unit(w, self.bits, largest_positive=bool(self.largest_positive))
+        unit = F.edge_unit(w, self.bits, largest_positive=self.by_largest_positive())
         reach = max(int(w.detach().div(unit).round().abs().max()), 2 ** (self.bits - 1) - 1)
         return Codes(tuple(range(-reach, reach + 1)), unit)
 

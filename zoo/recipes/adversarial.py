@@ -35,20 +35,27 @@ class Adversary:
 
     def __call__(self, x: Tensor, y: Tensor, *, step: int, runtime: Runtime) -> Tensor:
         """Return the batch with all but its leading `clean_share` perturbed."""
+        net, noise = self.draw(step, (len(x) * runtime.world, *x.shape[1:]))
+        return self.perturbed(net, x, y, None if noise is None else runtime.part(noise.to(x.device)))
+
+    def draw(self, step: int, shape: tuple[int, ...]) -> tuple[nn.Module, Tensor | None]:
+        """Return the net that is attacked in a step, and where in the ball each image starts, in [-1, 1]; null: where it is."""
         generator = stream(self.seed, "adversary", step)
         nets = (self.model, *self.sources)
         net = nets[int(torch.randint(len(nets), (), generator=generator))]
-        noise = torch.rand((len(x) * runtime.world, *x.shape[1:]), generator=generator) * 2 - 1
+        return net, torch.rand(shape, generator=generator) * 2 - 1 if self.options.random_start else None
+
+    def perturbed(self, net: nn.Module, x: Tensor, y: Tensor, noise: Tensor | None) -> Tensor:
+        """Return the batch with all but its leading `clean_share` perturbed, from where the noise says."""
         clean = round(self.options.clean_share * len(x))
-        noise = runtime.part(noise.to(x.device))[clean:]
         with _attacked(net):
-            adv = self._attack(net, x[clean:], y[clean:], noise)
+            adv = self._attack(net, x[clean:], y[clean:], None if noise is None else noise[clean:])
         return torch.cat([x[:clean], adv])
 
-    def _attack(self, net: nn.Module, x: Tensor, y: Tensor, noise: Tensor) -> Tensor:
+    def _attack(self, net: nn.Module, x: Tensor, y: Tensor, noise: Tensor | None) -> Tensor:
         eps, size = self.options.eps_levels / 255, self.options.step_levels / 255
         low, high = (x - eps).clamp_min(0), (x + eps).clamp_max(1)
-        adv = (x + eps * noise).clamp(low, high) if self.options.random_start else x
+        adv = x if noise is None else (x + eps * noise).clamp(low, high)
         for _ in range(self.options.attack_steps):
             adv = adv.detach().requires_grad_(True)
             loss = F.cross_entropy(net(adv), y, reduction="sum")

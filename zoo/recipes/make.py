@@ -68,7 +68,7 @@ def build(
     settings = plan(entry)
     place = runtime(device)
     began = time.perf_counter()
-    with reproducible(settings.seed, place.device, settings.options.threads):
+    with reproducible(settings.seed, place.device, settings.options.threads, settings.training.precision):
         others = {name: resolve(name).to(place.device) for name in needs(entry)}
         training = training_key(entry, data_train, others.values())
         key = file_key(entry, training, data_test)

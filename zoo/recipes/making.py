@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,6 +33,11 @@ def find(entry: ModelEntry, out: Path | None = None) -> Path | None:
     return None
 
 
+def lacking(entries: Iterable[ModelEntry], out: Path | None = None) -> list[ModelEntry]:
+    """Return the entries that have a recipe and no file on this machine, in order."""
+    return [entry for entry in entries if entry.recipe is not None and find(entry, out) is None]
+
+
 def make(
     entries: Iterable[ModelEntry],
     registry: Registry,
@@ -41,10 +46,12 @@ def make(
     out: Path | None = None,
     again: bool = False,
     progress: bool = False,
-    announce: Callable[[ModelEntry, int, int], None] | None = None,
+    data: str | None = None,
+    announce: Callable[[ModelEntry, int, Sequence[ModelEntry]], None] | None = None,
 ) -> list[BuildReport]:
     """Build entries and whatever they need that is not here, each into `out` or the cache; a stopped build resumes.
 
+    Images come from `data`, such as parquet:PATH, where it is given, and otherwise from the data set that each entry names.
     What an earlier build finished is kept, when the recipe, the images and the start are the same; with `again`, the entries
     that were asked for are made anew.
 
@@ -72,13 +79,13 @@ def make(
     reports = []
     for place, entry in enumerate(order, 1):
         if announce is not None:
-            announce(entry, place, len(order))
+            announce(entry, place, order)
         path = (out / f"{entry.name}.safetensors") if out else place_for(entry.name)
         report = recipes.build(
             entry,
             resolve=resolve,
-            data_train=load_data(entry.data, "train"),
-            data_test=load_data(entry.data, "test"),
+            data_train=load_data(data or entry.data, "train"),
+            data_test=load_data(data or entry.data, "test"),
             out=path,
             checkpoint=cache_root() / "checkpoints" / f"{entry.name}.pt",
             progress=progress,

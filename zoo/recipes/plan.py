@@ -8,6 +8,9 @@ from typing import Any, get_type_hints
 from zoo.errors import UserError, did_you_mean
 from zoo.registry.entry import ModelEntry, Recipe, State
 
+PRECISIONS = ("exact", "tf32", "bf16")
+"""How exactly a training computes."""
+
 
 @dataclass(frozen=True)
 class Options:
@@ -38,6 +41,10 @@ class TrainingOptions(Options):
     """Learning rate of the weights' clip thresholds (APoT on CIFAR-10: 0.02); 0 takes `lr`."""
     activation_scale_lr: float = 0.0
     """Learning rate of the activations' clip thresholds (APoT on CIFAR-10: 0.1); 0 takes `lr`."""
+    precision: str = "exact"
+    """`exact` is float32; `tf32` lets a GPU multiply in TF32; `bf16` runs what autocast chooses in bfloat16. Decides bytes."""
+    channels_last: bool = False
+    """Keep images and weights channels-last in memory, which most devices convolve faster; it decides the last bits."""
 
 
 @dataclass(frozen=True)
@@ -189,6 +196,8 @@ def read_options(recipe: Recipe, where: str) -> Options:
             raise UserError(f"{where}.options.{field.name}: must not be negative, is {value}")
     if isinstance(options, TrainingOptions) and options.optimizer not in ("sgd", "adam"):
         raise UserError(f"{where}.options.optimizer: must be 'sgd' or 'adam', is {options.optimizer!r}")
+    if isinstance(options, TrainingOptions) and options.precision not in PRECISIONS:
+        raise UserError(f"{where}.options.precision: must be one of {', '.join(PRECISIONS)}, is {options.precision!r}")
     if isinstance(options, AdversarialOptions) and options.clean_share >= 1:
         raise UserError(f"{where}.options.clean_share: must be below 1, or nothing adversarial is learned")
     if isinstance(options, LgvOptions) and options.snapshots_per_epoch < 1:

@@ -17,21 +17,27 @@ def stream(seed: int, *use: int | str) -> Generator:
 
 
 @contextmanager
-def reproducible(seed: int, device: torch.device, threads: int) -> Iterator[None]:
-    """Seed torch's own generators (initialisation, dropout), fix kernels and threads; all is as before on exit."""
+def reproducible(seed: int, device: torch.device, threads: int, precision: str = "exact") -> Iterator[None]:
+    """Seed torch's own generators (initialisation, dropout), fix kernels and threads; all is as before on exit.
+
+    With a `precision` other than "exact" a GPU may multiply in TF32.
+    """
     before = torch.get_num_threads()
     cuda = [device] if device.type == "cuda" else []
+    tf32, matmul = precision != "exact", torch.get_float32_matmul_precision()
     with (
         torch.random.fork_rng(cuda),
-        torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False),
+        torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=tf32),
     ):
         torch.manual_seed(seed)
         if threads:
             torch.set_num_threads(threads)
+        torch.set_float32_matmul_precision("high" if tf32 else "highest")
         try:
             yield
         finally:
             torch.set_num_threads(before)
+            torch.set_float32_matmul_precision(matmul)
 
 
 def rng_state(device: torch.device) -> dict[str, torch.Tensor]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -23,11 +23,13 @@ from zoo.errors import UserError
 from zoo.loading.load import InputWrapper
 from zoo.quant import activation_quantizers, is_quantized, set_state, weight_quantizers
 from zoo.recipes.augment import augment
+from zoo.recipes.captured import Captured, capture
 from zoo.recipes.checkpoint import Checkpoint
 from zoo.recipes.plan import Plan
 from zoo.recipes.runtime import Runtime
 from zoo.recipes.seeds import rng_state, set_rng_state, stream
 from zoo.recipes.smoothing import smoothed_loss
+from zoo.registry.entry import State
 
 
 class Perturb(Protocol):
@@ -63,6 +65,7 @@ class Fit:
     label: str = ""
     history: list[dict[str, float]] = field(default_factory=list)
     scales: list[nn.Parameter] = field(default_factory=list, init=False)
+    captured: Captured | None = field(default=None, init=False)
 
     @property
     def batch_size(self) -> int:
@@ -82,10 +85,13 @@ class Fit:
             raise UserError(
                 f"batch_size {self.batch_size} cannot be shared by {self.runtime.world} processes: choose another number of them"
             )
-        optimizer = make_optimizer(self.model, self.plan)
+        if self.plan.training.channels_last:
+            self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        optimizer = make_optimizer(self.model, self.plan, fused=self.runtime.device.type == "cuda")
         self.scales = [scale for kind in learned_scales(self.model) for scale in kind]
         done = self._resume(optimizer)
         trained, optimizer = self.runtime.prepare(self.model, optimizer)
+        self.captured = capture(self, trained, optimizer)
         hidden = not self.label or not self.runtime.main
         total, start = self.plan.epochs * self.steps_per_epoch, done * self.steps_per_epoch
         with tqdm(
@@ -100,49 +106,70 @@ class Fit:
 
     def _epoch(self, trained: nn.Module, optimizer: torch.optim.Optimizer, epoch: int, bar: Any) -> dict[str, float]:
         order = torch.randperm(len(self.data), generator=stream(self.plan.seed, "order", epoch))
-        loss_sum = torch.zeros((), device=self.runtime.device)
-        correct = torch.zeros((), device=self.runtime.device)
+        sums = torch.zeros(2, device=self.runtime.device)
+        if self.captured is not None:
+            self.captured.begin_epoch(epoch, order)
         for index in range(self.steps_per_epoch):
             step = epoch * self.steps_per_epoch + index
-            chosen = order[index * self.batch_size : (index + 1) * self.batch_size]
-            loss, hits = self._step(trained, optimizer, step, chosen)
-            loss_sum, correct = loss_sum + loss, correct + hits
+            if self.captured is not None:
+                self.captured.step(step, index)
+            else:
+                sums += self._step(trained, optimizer, step, order[index * self.batch_size : (index + 1) * self.batch_size])
             bar.update(1)
             if self.after_step is not None:
                 self.after_step(step + 1)
-        mean = self.runtime.mean(torch.stack([loss_sum, correct]) / self.steps_per_epoch)
+        mean = self.runtime.mean((sums if self.captured is None else self.captured.sums) / self.steps_per_epoch)
         bar.set_postfix(loss=f"{float(mean[0]):.3f}")
         return {"loss": round(float(mean[0]), 6), "train_top1": round(100 * float(mean[1]), 3)}
 
-    def _step(
-        self, trained: nn.Module, optimizer: torch.optim.Optimizer, step: int, chosen: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def _step(self, trained: nn.Module, optimizer: torch.optim.Optimizer, step: int, chosen: Tensor) -> Tensor:
         """Take one step; return its mean loss and the share of its images that were classified correctly."""
         images = self.data.images[chosen].to(self.runtime.device)
         x = augment(images, self.plan.augment, stream(self.plan.seed, "augment", step), self.size)
         x, y = self.runtime.part(x), self.runtime.part(self.data.labels[chosen].to(self.runtime.device))
-        if isinstance(self.model.net, MixedPrecision):
-            self.model.net.begin_step(step, stream(self.plan.seed, "member", step))
-        elif is_quantized(self.model):
-            set_state(self.model, self.plan.states[step % len(self.plan.states)])
+        self.enter(step)
         if self.perturb is not None:
-            x = self.perturb(x, y, step=step, runtime=self.runtime)
-        trained.train()
+            with self.precisely():
+                x = self.perturb(x, y, step=step, runtime=self.runtime)
         factor = self.plan.lr_factor(step, self.steps_per_epoch)
         for group in optimizer.param_groups:
             group["lr"] = group["base_lr"] * factor
+        return self.learn(trained, optimizer, x, y)
+
+    def enter(self, step: int) -> State | None:
+        """Take the state of quantisation of a global step, and return it."""
+        if isinstance(self.model.net, MixedPrecision):
+            self.model.net.begin_step(step, stream(self.plan.seed, "member", step))
+        elif is_quantized(self.model):
+            state = self.plan.states[step % len(self.plan.states)]
+            set_state(self.model, state)
+            return state
+        return None
+
+    def precisely(self) -> AbstractContextManager[Any]:
+        """Return the context that computes as the recipe's precision says."""
+        if self.plan.training.precision != "bf16":
+            return nullcontext()
+        return torch.autocast(self.runtime.device.type, torch.bfloat16, cache_enabled=False)
+
+    def learn(self, trained: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, y: Tensor) -> Tensor:
+        """Learn from a batch with the optimiser's rates as they are; return (2,) mean loss and share of correct images."""
+        trained.train()
+        if self.plan.training.channels_last:
+            x = x.contiguous(memory_format=torch.channels_last)
         smooth = self.plan.training.smooth
         if smooth:
             x = x.detach().requires_grad_(True)
-        logits = trained(x)
-        loss = smoothed_loss(logits, x, y, smooth) if smooth else F.cross_entropy(logits, y)
+        with self.precisely():
+            logits = trained(x)
+            loss = smoothed_loss(logits, x, y, smooth) if smooth else F.cross_entropy(logits, y)
         optimizer.zero_grad(set_to_none=True)
         self.runtime.backward(loss)
         if self.plan.training.max_grad_norm:
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.plan.training.max_grad_norm)
         with limited_scales(self.scales):
             optimizer.step()
-        return loss.detach(), (logits.detach().argmax(1) == y).float().mean()
+        return torch.stack([loss.detach(), (logits.detach().argmax(1) == y).float().mean()])
 
     def _resume(self, optimizer: torch.optim.Optimizer) -> int:
         saved = self.checkpoint.read() if self.checkpoint else None
@@ -188,15 +215,21 @@ def limited_scales(scales: list[nn.Parameter]) -> Iterator[None]:
     One step too far makes a scale negative, its layer's weights vanish and the next gradients explode; depthwise
     convolutions at 2 bits get there within a few steps.
     """
-    with torch.no_grad():
-        floors = [scale.detach() / 2 for scale in scales]
+    if not scales:
         yield
-        for scale, floor in zip(scales, floors, strict=True):
-            scale.copy_(torch.maximum(scale, floor))
+        return
+    with torch.no_grad():
+        own: list[Tensor] = list(scales)
+        floors = torch._foreach_div(own, 2.0)
+        yield
+        torch._foreach_maximum_(own, list(floors))
 
 
-def make_optimizer(model: nn.Module, plan: Plan) -> torch.optim.Optimizer:
-    """Return the optimiser; learned clip thresholds get learning rates of their own where the recipe says so."""
+def make_optimizer(model: nn.Module, plan: Plan, *, fused: bool = False) -> torch.optim.Optimizer:
+    """Return the optimiser; learned clip thresholds get learning rates of their own where the recipe says so.
+
+    `fused` updates all parameters in one kernel, whose learning rates may be tensors.
+    """
     weight_scales, input_scales = learned_scales(model)
     scales = {id(p) for p in (*weight_scales, *input_scales)}
     groups: list[dict[str, Any]] = [
@@ -206,5 +239,5 @@ def make_optimizer(model: nn.Module, plan: Plan) -> torch.optim.Optimizer:
     ]
     groups = [group for group in groups if group["params"]]
     if plan.training.optimizer == "adam":
-        return torch.optim.Adam(groups, lr=plan.lr, betas=(plan.momentum, 0.999), weight_decay=plan.weight_decay)
-    return torch.optim.SGD(groups, lr=plan.lr, momentum=plan.momentum, weight_decay=plan.weight_decay)
+        return torch.optim.Adam(groups, lr=plan.lr, betas=(plan.momentum, 0.999), weight_decay=plan.weight_decay, fused=fused)
+    return torch.optim.SGD(groups, lr=plan.lr, momentum=plan.momentum, weight_decay=plan.weight_decay, fused=fused)
