@@ -16,6 +16,7 @@ from click.testing import CliRunner
 from harness.attacks import PARTS, Rng, get
 from harness.attacks.registry import PRESETS
 from harness.cli import main
+from tests.harness.attacks import gains_page
 from tests.harness.attacks.nets import EPS, images, net
 
 PAGE = (Path(__file__).parents[3] / "docs" / "attacks.md").read_text(encoding="utf-8")
@@ -62,3 +63,8 @@ def test_contributing_shows_a_part_that_works(tmp_path: Path) -> None:
     finally:
         PARTS["filters"].pop("flip", None)
         del sys.modules["shown"]
+
+
+def test_the_page_on_gains_is_computed_from_rows() -> None:
+    page = gains_page.PAGE.read_text(encoding="utf-8")
+    assert gains_page.written(page) == page, "python -m tests.harness.attacks.gains_page"

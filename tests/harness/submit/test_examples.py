@@ -21,7 +21,7 @@ def harness(place: Path, *arguments: str) -> str:
     """Run the command line, as a user would, and return what it prints."""
     code = "from harness.cli import main; main()"
     command = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r}); {code}", *arguments]
-    done = subprocess.run(command, cwd=place, capture_output=True, text=True, check=False, timeout=300)
+    done = subprocess.run(command, cwd=place, capture_output=True, text=True, check=False, timeout=3000)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
