@@ -93,13 +93,13 @@ def build_command(
       zoo build 'digits-vgg*' --out /tmp/nets
       zoo build --suite cifar10-bitwidth --device cuda:0
     """
-    from zoo.recipes.making import against_registry, lacking, make
+    from zoo.recipes.making import against_registry, unmade, make
 
     registry = open_registry(overlays)
     if not names and not suites:
         raise UserError("name the models to build, such as zoo build digits-vgg, or a suite with --suite")
     wanted = {e.name: e for name in names for e in registry.match([name])}
-    wanted |= {e.name: e for e in lacking(chosen(registry, (), suites), out)} if suites else {}
+    wanted |= {e.name: e for e in unmade(chosen(registry, (), suites), out)} if suites else {}
     if not wanted:
         click.echo("nothing to build: every model of the suite is on this machine", err=True)
         return

@@ -33,7 +33,7 @@ def find(entry: ModelEntry, out: Path | None = None) -> Path | None:
     return None
 
 
-def lacking(entries: Iterable[ModelEntry], out: Path | None = None) -> list[ModelEntry]:
+def unmade(entries: Iterable[ModelEntry], out: Path | None = None) -> list[ModelEntry]:
     """Return the entries that have a recipe and no file on this machine, in order."""
     return [entry for entry in entries if entry.recipe is not None and find(entry, out) is None]
 
