@@ -16,7 +16,7 @@ MEAN = "mean over families"
 
 
 @dataclass(frozen=True)
-class Beside:
+class ReportedFigure:
     """A reported figure and what was measured; `reason` says why nothing was."""
 
     substitute: str
@@ -41,7 +41,7 @@ class Beside:
         return None if self.error is None else self.error.low <= self.reported <= self.error.high
 
 
-def compare_reported(frame: Frame, lines: Sequence[Line]) -> list[Beside]:
+def compare_reported(frame: Frame, lines: Sequence[Line]) -> list[ReportedFigure]:
     """Put every figure that the suite reports beside the measured cell, taken from the best tier of evidence."""
     best = {(line.substitute, line.attack): line for tier in reversed(TIERS) for line in lines if line.evidence == tier}
     made = []
@@ -53,11 +53,11 @@ def compare_reported(frame: Frame, lines: Sequence[Line]) -> list[Beside]:
         elif line is not None:
             alone = np.array([target == figure.target for target in frame.targets], dtype=np.float64)
             error, asr, reason = line.error.mean(alone), line.asr.mean(alone), line.missing.get(figure.target, "")
-        made.append(Beside(figure.substitute, figure.attack, figure.target, figure.asr / 100, error, asr, reason))
+        made.append(ReportedFigure(figure.substitute, figure.attack, figure.target, figure.asr / 100, error, asr, reason))
     return made
 
 
-def reported_table(figures: Sequence[Beside], measured_only: bool = False) -> Table:
+def reported_table(figures: Sequence[ReportedFigure], measured_only: bool = False) -> Table:
     """Return reported beside measured as a table."""
     shown = [figure for figure in figures if figure.error is not None or not measured_only]
     rows = []
@@ -80,7 +80,7 @@ def reported_table(figures: Sequence[Beside], measured_only: bool = False) -> Ta
 
 
 @dataclass(frozen=True)
-class Versus:
+class TargetComparison:
     """One target, or the mean, of two lines; `reason` says why there is no difference."""
 
     target: str
@@ -95,7 +95,7 @@ class Versus:
     reason: str
 
 
-def compare_lines(a: Line, b: Line) -> list[Versus]:
+def compare_lines(a: Line, b: Line) -> list[TargetComparison]:
     """Compare the success rates of two lines target by target, and their means over families.
 
     Cells are paired where both lines saw the same images and the target gets the same ones right when clean. Elsewhere,
@@ -137,15 +137,15 @@ def _versus(
     target: str,
     pairing: Pairing | None,
     reason: str,
-) -> Versus:
+) -> TargetComparison:
     first = a.asr.mean(_scatter(weights, at_a, len(a.frame.targets)))
     second = b.asr.mean(_scatter(weights, at_b, len(b.frame.targets)))
     gain = pairing.gain(weights) if pairing else None
     if gain is not None:
-        return Versus(target, first, second, gain.value, gain.low, gain.high, gain.p, None, "")
+        return TargetComparison(target, first, second, gain.value, gain.low, gain.high, gain.p, None, "")
     if reason or first is None or second is None:
-        return Versus(target, first, second, None, None, None, None, None, reason or "no data")
-    return Versus(target, first, second, *difference_of_rates(first, second), None, None, "")
+        return TargetComparison(target, first, second, None, None, None, None, None, reason or "no data")
+    return TargetComparison(target, first, second, *difference_of_rates(first, second), None, None, "")
 
 
 def _scatter(values: np.ndarray, places: np.ndarray, size: int) -> np.ndarray:
@@ -155,7 +155,7 @@ def _scatter(values: np.ndarray, places: np.ndarray, size: int) -> np.ndarray:
     return made
 
 
-def versus_table(a: Line, b: Line, rows: Sequence[Versus]) -> Table:
+def comparison_table(a: Line, b: Line, rows: Sequence[TargetComparison]) -> Table:
     """Return the comparison of two lines as a table."""
     cells = []
     for row in rows:
@@ -185,7 +185,7 @@ def compare_boards(a: Sequence[Line], b: Sequence[Line]) -> Table:
         other = others.get((line.substitute, line.attack, line.evidence))
         if other is None:
             continue
-        table = versus_table(line, other, [row for row in compare_lines(line, other) if row.target == MEAN])
+        table = comparison_table(line, other, [row for row in compare_lines(line, other) if row.target == MEAN])
         cells += [[line.substitute, line.attack, line.evidence, *row[1:-1]] for row in table.rows]
         first, second = (f"{each.frame.suite.name} v{each.frame.suite.version}" for each in (line, other))
         intro = f"A: {first}. B: {second}. Mean success rates over families in percent; A - B in percentage points."

@@ -7,7 +7,7 @@ import io
 import json
 from typing import TYPE_CHECKING, Any
 
-from harness.board.compare import Beside, compare_reported
+from harness.board.compare import ReportedFigure, compare_reported
 from harness.board.escape import csv_text
 from harness.board.gains import ALL, GainRow
 from harness.board.lines import TIERS, Line, family_means
@@ -100,7 +100,7 @@ def to_json(board: Board) -> dict[str, Any]:
         },
         "rows": rows,
         "gains": [_gain(row) for row in board.gains],
-        "reported": [_beside(figure) for figure in compare_reported(board.frame, board.lines)],
+        "reported": [_reported_figure(figure) for figure in compare_reported(board.frame, board.lines)],
         "absent": [entry.model_dump() for entry in board.absent],
         "refused": list(board.refused),
         "remarks": list(board.remarks),
@@ -142,7 +142,7 @@ def _gain(row: GainRow) -> dict[str, Any]:
     }
 
 
-def _beside(figure: Beside) -> dict[str, Any]:
+def _reported_figure(figure: ReportedFigure) -> dict[str, Any]:
     difference = figure.difference
     return {
         "substitute": figure.substitute,

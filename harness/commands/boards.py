@@ -27,7 +27,7 @@ def compare_command(names: tuple[str, ...], suite_name: str, paper: bool, versio
       harness compare --suite digits-qnn --versions 1 2
     """
     from harness.board import load
-    from harness.board.compare import compare_boards, compare_lines, compare_reported, reported_table, versus_table
+    from harness.board.compare import compare_boards, compare_lines, compare_reported, comparison_table, reported_table
     from harness.records.pinned import board_folder
 
     if versions:
@@ -43,7 +43,7 @@ def compare_command(names: tuple[str, ...], suite_name: str, paper: bool, versio
     if len(names) != 2 or not all(":" in n for n in names):
         raise UserError("name two rows as SUBSTITUTE:ATTACK, or give --paper, or --versions A B")
     first, second = (board.line(*n.split(":", 1)) for n in names)
-    click.echo(versus_table(first, second, compare_lines(first, second)).to_text())
+    click.echo(comparison_table(first, second, compare_lines(first, second)).to_text())
 
 
 @click.command("board")

@@ -20,7 +20,7 @@ Arg = int | float | str | bool | tuple[int | float | str, ...]
 """What `arch_args` may hold."""
 
 
-class Layers(NamedTuple):
+class NamedLayers(NamedTuple):
     """Module names inside a network: its first convolutions, its classifier, and the layer that feature attacks read."""
 
     first_conv: tuple[str, ...]
@@ -52,7 +52,7 @@ def names() -> list[str]:
     return sorted(_makers())
 
 
-def layers(net: nn.Module) -> Layers:
+def named_layers(net: nn.Module) -> NamedLayers:
     """Return the named layers of a network of this package or of timm.
 
     timm says them in `pretrained_cfg` and `feature_info`, of which the middle entry is taken (`layer2` of a ResNet).
@@ -60,13 +60,13 @@ def layers(net: nn.Module) -> Layers:
     from zoo.archs.base import ZooNet
 
     if isinstance(net, ZooNet):
-        return Layers((net.first_conv,), net.classifier, net.feature_layer)
+        return NamedLayers((net.first_conv,), net.classifier, net.feature_layer)
     config = getattr(net, "pretrained_cfg", None)
     if config is None:
         raise TypeError(f"{type(net).__name__} is neither a network of zoo.archs nor of timm")
     first, last = config["first_conv"], config["classifier"]
     stages = [stage["module"] for stage in getattr(net, "feature_info", None) or []]
-    return Layers(
+    return NamedLayers(
         (first,) if isinstance(first, str) else tuple(first),
         last if isinstance(last, str) else last[0],
         stages[len(stages) // 2] if stages else None,

@@ -35,7 +35,7 @@ class MixedPrecision(ZooNet):
             if width != FULL:
                 quant.quantize(net, QuantSpec.model_validate({"method": method, "w_bits": width, "a_bits": width}))
             self.members[f"{width}bit"] = net
-        named = archs.layers(net)
+        named = archs.named_layers(net)
         prefix = f"members.{width}bit."
         self.first_conv, self.classifier = prefix + named.first_conv[0], prefix + named.classifier
         self.feature_layer = prefix + (named.feature or named.classifier)

@@ -50,7 +50,7 @@ def pull(
       zoo pull --suite imagenet-standard
       zoo pull digits-resnet14-2bit --build
     """
-    from zoo.hub import Options, pull_many
+    from zoo.hub import DownloadOptions, pull_many
     from zoo.hub.pulling import advice, step
     from zoo.hub.store import verified_path
 
@@ -60,7 +60,7 @@ def pull(
     steps = [step(entry, unpinned=unpinned) for entry in chosen(registry, names, suites)]
     _announce(steps)
     fetched = {s.entry.name: s.entry.weights for s in steps if s.entry.weights and s.kind not in ("build", "missing", "built")}
-    options = Options(offline=offline, progress=sys.stderr.isatty())
+    options = DownloadOptions(offline=offline, progress=sys.stderr.isatty())
     results = {p.name: p for p in pull_many(fetched, options, unpinned=unpinned, jobs=jobs)}
     unpublished = [s for s in steps if s.kind == "build"]
     made = _build(unpublished, registry, device, asked=build)

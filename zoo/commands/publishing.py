@@ -77,11 +77,11 @@ def lock(overlays: tuple[Path, ...], /, names: tuple[str, ...], check: bool, as_
       zoo lock inception-v3
       zoo lock --check --json
     """
-    from zoo.hub import Options
+    from zoo.hub import DownloadOptions
     from zoo.hub import lock as ask
 
     registry = open_registry(overlays)
-    found = ask(chosen(registry, names), Options(progress=sys.stderr.isatty()))
+    found = ask(chosen(registry, names), DownloadOptions(progress=sys.stderr.isatty()))
     if not check:
         _write(found, registry)
     if as_json:

@@ -92,7 +92,7 @@ def items(name: str, split: str) -> Iterator[Item]:
 
 def fetch(name: str, split: str) -> list[Path]:
     """Return the verified files of one split of a pinned data set."""
-    from zoo.hub import Options
+    from zoo.hub import DownloadOptions
     from zoo.hub.servers import hub_source
     from zoo.hub.transfer import Want, get
 
@@ -100,7 +100,7 @@ def fetch(name: str, split: str) -> list[Path]:
     if split not in pinned.splits:
         known = " and ".join(map(repr, pinned.splits))
         raise UserError(f"data set {name!r} has no split {split!r}, only {known}")
-    options = Options(progress=sys.stderr.isatty())
+    options = DownloadOptions(progress=sys.stderr.isatty())
     found = []
     for file in pinned.splits[split]:
         source = hub_source(pinned.repo, pinned.revision, file.path, dataset=True)

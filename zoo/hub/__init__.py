@@ -10,7 +10,7 @@ from zoo.hub.cache import Cache, default_folder, sha256_of
 from zoo.hub.lock import Locked, lock
 from zoo.hub.pins import write_pins
 from zoo.hub.publish import pins_of, push
-from zoo.hub.transfer import Options, Patience
+from zoo.hub.transfer import DownloadOptions, Patience
 from zoo.hub.weights import (
     Pulled,
     Route,
@@ -27,8 +27,8 @@ from zoo.hub.weights import (
 
 __all__ = [
     "Cache",
+    "DownloadOptions",
     "Locked",
-    "Options",
     "Patience",
     "Pulled",
     "Route",

@@ -10,7 +10,7 @@ from zoo.errors import UserError
 from zoo.hub.cache import sha256_of
 from zoo.hub.pins import Scalar
 from zoo.hub.servers import asking_hub
-from zoo.hub.transfer import Options
+from zoo.hub.transfer import DownloadOptions
 from zoo.hub.weights import fetch_with
 from zoo.registry.entry import ModelEntry, Weights
 
@@ -40,16 +40,16 @@ class _Stated:
     size: int | None
 
 
-def lock(entries: Iterable[ModelEntry], options: Options | None = None) -> list[Locked]:
+def lock(entries: Iterable[ModelEntry], options: DownloadOptions | None = None) -> list[Locked]:
     """Ask the Hub for what the entries' weights lack and for what main holds now. Pins that exist are never changed.
 
     Files that no Hub states a hash for (by url, local, or outside git-LFS) are fetched to be hashed.
     """
-    options = options or Options()
+    options = options or DownloadOptions()
     return [_lock(e.name, e.weights, options) for e in entries if e.weights and not e.weights.bundled]
 
 
-def _lock(name: str, weights: Weights, options: Options) -> Locked:
+def _lock(name: str, weights: Weights, options: DownloadOptions) -> Locked:
     try:
         if options.is_offline and not weights.file:
             raise UserError(f"{name}: cannot ask the Hub in offline mode (unset HF_HUB_OFFLINE)")
@@ -62,7 +62,7 @@ def _lock(name: str, weights: Weights, options: Options) -> Locked:
     return _compare(name, weights, pinned, now, options)
 
 
-def _compare(name: str, weights: Weights, pinned: _Stated, now: _Stated, options: Options) -> Locked:
+def _compare(name: str, weights: Weights, pinned: _Stated, now: _Stated, options: DownloadOptions) -> Locked:
     sha256 = weights.sha256
     filled: dict[str, Scalar] = {}
     if sha256 and pinned.sha256 and pinned.sha256 != sha256:
@@ -81,7 +81,7 @@ def _compare(name: str, weights: Weights, pinned: _Stated, now: _Stated, options
     return Locked(name, filled, moved)
 
 
-def _content(name: str, weights: Weights, pinned: _Stated, options: Options) -> dict[str, Scalar]:
+def _content(name: str, weights: Weights, pinned: _Stated, options: DownloadOptions) -> dict[str, Scalar]:
     """Return hash and size as stated; a file outside git-LFS has no stated hash and is fetched to be hashed."""
     if pinned.sha256 is None or pinned.size is None:
         at = weights.model_copy(update={"hub": weights.hub and weights.hub.model_copy(update={"revision": pinned.revision})})
@@ -90,7 +90,7 @@ def _content(name: str, weights: Weights, pinned: _Stated, options: Options) -> 
     return {k: v for k, v in both.items() if getattr(weights, k) is None}
 
 
-def _hashed(name: str, weights: Weights, options: Options) -> dict[str, Scalar]:
+def _hashed(name: str, weights: Weights, options: DownloadOptions) -> dict[str, Scalar]:
     if weights.sha256 and weights.size:
         return {}
     path = fetch_with(options, name, weights, unpinned=True)

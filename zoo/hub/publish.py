@@ -13,7 +13,7 @@ from zoo.hub.lock import model_info
 from zoo.hub.pins import Scalar
 from zoo.hub.servers import asking_hub
 from zoo.hub.transfer import is_safetensors
-from zoo.registry.entry import Claim, HubFile, ModelEntry, Weights
+from zoo.registry.entry import ClaimedAccuracy, HubFile, ModelEntry, Weights
 
 if TYPE_CHECKING:
     from huggingface_hub import ModelCard
@@ -132,7 +132,7 @@ def card(entry: ModelEntry, license: str) -> ModelCard:
     return ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(lines) + "\n")
 
 
-def _claimed(claim: Claim, name: str) -> str:
+def _claimed(claim: ClaimedAccuracy, name: str) -> str:
     return (
         f"The registry claims a top-1 accuracy of {claim.top1} % on {claim.data} ({claim.source}); publishing did not measure it "
         f"again. `zoo eval {name}` does."

@@ -1,4 +1,10 @@
-"""One file over the network: resumed, bounded in time, and handed on only after its bytes were checked."""
+"""One file over the network: resumed, bounded in time, and handed on only after its bytes were checked.
+
+Why not `hf_hub_download` or pooch: the same rules must hold for Hub files and plain urls - a part resumed across processes, a
+sha256 checked before a name appears in the cache, a whole download bounded in tries and seconds, a web page told
+from weights, and parallel pulls that one Ctrl-C stops. The Hub client checks no hash of its own and keeps a cache per repository,
+pooch resumes nothing and bounds no stall. The client's session, endpoint and tokens are used (`servers`), not its download.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +35,7 @@ class Patience:
 
 
 @dataclass(frozen=True)
-class Options:
+class DownloadOptions:
     """How files are fetched, whatever they are."""
 
     cache: Cache = field(default_factory=Cache)
@@ -62,7 +68,7 @@ class _RetryError(Exception):
     """A failure that may pass."""
 
 
-def get(source: Source, want: Want, options: Options) -> Path:
+def get(source: Source, want: Want, options: DownloadOptions) -> Path:
     """Return a verified file from the cache, or download it there.
 
     Raises:
@@ -93,7 +99,7 @@ def usable(want: Want, path: Path) -> Path:
     return path
 
 
-def _fetch_checked(source: Source, want: Want, sha256: str | None, part: Path, options: Options) -> Path:
+def _fetch_checked(source: Source, want: Want, sha256: str | None, part: Path, options: DownloadOptions) -> Path:
     """Download and check; a mismatch is tried once more from the first byte, since an old part may be to blame."""
     problem = ""
     for _ in range(2):
@@ -140,7 +146,7 @@ def is_safetensors(path: Path) -> bool:
         return 2 <= length <= min(size - 8, 100_000_000) and file.read(1) == b"{"
 
 
-def _download(source: Source, want: Want, part: Path, options: Options) -> str | None:
+def _download(source: Source, want: Want, part: Path, options: DownloadOptions) -> str | None:
     """Complete `part` and return the sha256 that the server states, if it states one."""
     patience = options.patience
     failures, furthest = 0, part.stat().st_size if part.exists() else 0
@@ -161,7 +167,7 @@ def _download(source: Source, want: Want, part: Path, options: Options) -> str |
                 options.stop.wait(min(patience.backoff * 2**failures, 5.0))
 
 
-def _stream(source: Source, want: Want, part: Path, options: Options, bar: Any) -> str | None:
+def _stream(source: Source, want: Want, part: Path, options: DownloadOptions, bar: Any) -> str | None:
     """Read once from where `part` ends to the end of the file."""
     from huggingface_hub import get_session
     from huggingface_hub.errors import OfflineModeIsEnabled
@@ -192,7 +198,7 @@ def _stream(source: Source, want: Want, part: Path, options: Options, bar: Any) 
         raise UserError(f"{want.name}: {source.label}: {error}; correct the address {source.url}") from None
 
 
-def _write(part: Path, start: int, response: Any, want: Want, options: Options, bar: Any) -> None:
+def _write(part: Path, start: int, response: Any, want: Want, options: DownloadOptions, bar: Any) -> None:
     length = response.headers.get("Content-Length")
     total = want.size or (start + int(length) if length and length.isdigit() else None)
     if bar is not None:

@@ -13,7 +13,7 @@ from typing import Literal
 from zoo.errors import UserError
 from zoo.hub.cache import Cache, Held, sha256_of
 from zoo.hub.servers import Source, hub_source
-from zoo.hub.transfer import Options, StoppedError, Want, get, usable
+from zoo.hub.transfer import DownloadOptions, StoppedError, Want, get, usable
 from zoo.registry.entry import Weights
 
 RouteKind = Literal["cache", "bundled", "hub", "url", "file"]
@@ -81,11 +81,11 @@ def fetch(
     Raises:
         UserError: no route works; the message says for each one why.
     """
-    options = Options(Cache(cache), offline=offline, progress=progress)
+    options = DownloadOptions(Cache(cache), offline=offline, progress=progress)
     return fetch_with(options, name, weights, unpinned=unpinned)
 
 
-def fetch_with(options: Options, name: str, weights: Weights, *, unpinned: bool = False) -> Path:
+def fetch_with(options: DownloadOptions, name: str, weights: Weights, *, unpinned: bool = False) -> Path:
     """Do what `fetch` does, with all options in one value."""
     weights, stated = pinned(name, weights, options.cache), weights
     if weights.sha256 is None and not unpinned:
@@ -106,7 +106,7 @@ def _acceptance(name: str, weights: Weights) -> str:
     return f"accepted for {name}: {weights.model_dump_json()}"
 
 
-def _first_that_works(name: str, weights: Weights, options: Options) -> Path:
+def _first_that_works(name: str, weights: Weights, options: DownloadOptions) -> Path:
     want = Want(name, weights.sha256, weights.size, safetensors=weights.keymap is None)
     problems: list[str] = []
     for route in _attempts(weights, want, options):
@@ -117,7 +117,7 @@ def _first_that_works(name: str, weights: Weights, options: Options) -> Path:
     raise UserError("; then ".join(problems))
 
 
-def _attempts(weights: Weights, want: Want, options: Options) -> Iterable[Callable[[], Path]]:
+def _attempts(weights: Weights, want: Want, options: DownloadOptions) -> Iterable[Callable[[], Path]]:
     if weights.bundled:
         bundled = bundled_file(weights.bundled)
         yield lambda: _check_local(want, bundled)
@@ -171,7 +171,7 @@ class Pulled:
 
 def pull_many(
     models: Mapping[str, Weights],
-    options: Options | None = None,
+    options: DownloadOptions | None = None,
     *,
     unpinned: bool = False,
     jobs: int = 4,
@@ -181,7 +181,7 @@ def pull_many(
     Raises:
         KeyboardInterrupt: the user pressed Ctrl-C; running downloads stop at once and are resumed next time.
     """
-    options = options or Options()
+    options = options or DownloadOptions()
     waiting = deque(models)
     done: dict[str, Pulled] = {}
     bugs: list[Exception] = []
@@ -210,7 +210,7 @@ def pull_many(
     return [done[name] if name in done else _interrupted(name) for name in models]
 
 
-def _pull(options: Options, name: str, weights: Weights, unpinned: bool) -> Pulled:
+def _pull(options: DownloadOptions, name: str, weights: Weights, unpinned: bool) -> Pulled:
     try:
         return Pulled(name, fetch_with(options, name, weights, unpinned=unpinned))
     except UserError as error:

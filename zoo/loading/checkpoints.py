@@ -18,8 +18,8 @@ from torch import Tensor
 
 from zoo.errors import UserError, did_you_mean
 
-State = dict[str, Tensor]
-KeyMap = Callable[[Mapping[str, Tensor]], State]
+StateDict = dict[str, Tensor]
+KeyMap = Callable[[Mapping[str, Tensor]], StateDict]
 
 _MALFORMED = (
     pickle.UnpicklingError, struct.error, ArithmeticError, AssertionError, AttributeError, EOFError, ImportError, LookupError,
@@ -28,7 +28,7 @@ _MALFORMED = (
 """What readers raise on bytes that are not what they claim to be: an unpickler fails wherever it happens to be."""
 
 
-def read_foreign(path: Path, keymap: str) -> State:
+def read_foreign(path: Path, keymap: str) -> StateDict:
     """Read a foreign file and return its tensors under our names.
 
     Args:
@@ -56,7 +56,7 @@ def read_foreign(path: Path, keymap: str) -> State:
     return state
 
 
-def read_tensors(path: Path) -> State:
+def read_tensors(path: Path) -> StateDict:
     """Read the tensors of a file, looking inside `state_dict` or `model` where training scripts put them.
 
     Raises:
@@ -89,7 +89,7 @@ def _first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {str(error) or 'it ends early'}".splitlines()[0]
 
 
-def _read_safetensors(path: Path) -> State:
+def _read_safetensors(path: Path) -> StateDict:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -115,7 +115,7 @@ class _ArraysOnly(pickle.Unpickler):
         return super().find_class(module, name)
 
 
-def _read_npy(path: Path) -> State:
+def _read_npy(path: Path) -> StateDict:
     """Read a `.npy` file whose one object is {layer: {part: array}}, as layer/part."""
     try:
         with path.open("rb") as file:
@@ -151,29 +151,29 @@ def _unpickle_object_array(file: BinaryIO) -> dict[Any, Any]:
     return layers
 
 
-def strip_module(state: Mapping[str, Tensor]) -> State:
+def strip_module(state: Mapping[str, Tensor]) -> StateDict:
     """Drop the `module.` that data-parallel training puts before every key."""
     return {key.removeprefix("module."): value for key, value in state.items()}
 
 
-def _add_batch_counts(state: State) -> State:
+def _add_batch_counts(state: StateDict) -> StateDict:
     """Add `num_batches_tracked`, which files from before torch 0.4.1 lack, beside each `running_var`."""
     for key in [key for key in state if key.endswith("running_var")]:
         state.setdefault(key.removesuffix("running_var") + "num_batches_tracked", torch.tensor(0))
     return state
 
 
-def akamaster(state: Mapping[str, Tensor]) -> State:
+def akamaster(state: Mapping[str, Tensor]) -> StateDict:
     """Option-A CIFAR ResNets of akamaster/pytorch_resnet_cifar10: the classifier is called `linear`."""
     return _add_batch_counts({re.sub(r"^linear\.", "fc.", key): v for key, v in strip_module(state).items()})
 
 
-def apot_cifar(state: Mapping[str, Tensor]) -> State:
+def apot_cifar(state: Mapping[str, Tensor]) -> StateDict:
     """The APoT authors' CIFAR ResNets (option-B shortcuts), for the same network after `quantize` by APoT.
 
     Their inputs all follow a ReLU, so ranges are unsigned. First and last layers are rounded in units of max(w).
     """
-    result: State = {}
+    result: StateDict = {}
     for key, value in strip_module(state).items():
         layer, _, part = key.rpartition(".")
         if part == "act_alpha":
@@ -191,10 +191,10 @@ def apot_cifar(state: Mapping[str, Tensor]) -> State:
     return result
 
 
-def torchvision_vgg(state: Mapping[str, Tensor]) -> State:
+def torchvision_vgg(state: Mapping[str, Tensor]) -> StateDict:
     """torchvision's VGG for timm's, whose first two linear layers are convolutions (7x7 and 1x1)."""
     names = {"classifier.0": "pre_logits.fc1", "classifier.3": "pre_logits.fc2", "classifier.6": "head.fc"}
-    result: State = {}
+    result: StateDict = {}
     for key, value in state.items():
         layer, _, part = key.rpartition(".")
         if layer in ("classifier.0", "classifier.3") and part == "weight":
@@ -204,12 +204,12 @@ def torchvision_vgg(state: Mapping[str, Tensor]) -> State:
     return result
 
 
-def torchvision_inception(state: Mapping[str, Tensor]) -> State:
+def torchvision_inception(state: Mapping[str, Tensor]) -> StateDict:
     """torchvision's Inception-v3 for timm's, which has no auxiliary classifier."""
     return {key: value for key, value in state.items() if not key.startswith("AuxLogits.")}
 
 
-def robustness(state: Mapping[str, Tensor]) -> State:
+def robustness(state: Mapping[str, Tensor]) -> StateDict:
     """Models saved by the robustness library: the network is `model`, once more in the attacker, beside a normaliser."""
     prefix = "model."
     found = {key.removeprefix(prefix): v for key, v in strip_module(state).items() if key.startswith(prefix)}
@@ -221,7 +221,7 @@ def robustness(state: Mapping[str, Tensor]) -> State:
 
 
 def _tf_inception(name: str) -> KeyMap:
-    def apply(state: Mapping[str, Tensor]) -> State:
+    def apply(state: Mapping[str, Tensor]) -> StateDict:
         from zoo.loading.tf_inception import convert
 
         return convert(state, name)

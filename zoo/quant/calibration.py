@@ -35,8 +35,8 @@ def calibrate(model: nn.Module, x: Tensor, *, signed: bool | None = None) -> Non
 
     Weight scales come first. Then one pass sets the range of each layer's input, from what the layers before it give, in
     the states that are switched on.
-    Batch normalisation uses the statistics of `x` in that pass where weights are standardised, which changes the scale of
-    every layer; its running statistics stay as they are, so train, or call `reestimate_batchnorm`, before evaluating.
+    Batch normalisation uses the statistics of `x` in that pass where quantised weights have another scale than plain ones; its
+    running statistics stay as they are, so train, or call `reestimate_batchnorm`, before evaluating.
 
     Args:
         model: A model from `quantize`.
@@ -60,7 +60,7 @@ def calibrate(model: nn.Module, x: Tensor, *, signed: bool | None = None) -> Non
     try:
         with _modes(model), torch.no_grad():
             model.eval()
-            if any(isinstance(q, Q.ApotWeight) and q.enabled for q in weights.values()):
+            if any(q.rescales and q.enabled for q in weights.values()):
                 for norm, _ in moments:
                     norm.training, norm.momentum = True, 0.0
             model(x)

@@ -17,6 +17,8 @@ SIGN_GRID = Grid((-1, 1), 1, uniform=False)
 class DorefaWeight(WeightQuantizer):
     """DoReFa weights, which PACT uses too; nothing is learned besides the weight."""
 
+    rescales = True
+
     def __init__(self, bits: int, w: Tensor) -> None:
         super().__init__(bits)
 
@@ -33,6 +35,8 @@ class DorefaWeight(WeightQuantizer):
 class XnorWeight(WeightQuantizer):
     """XNOR-Net weights: a sign and one scale for each filter."""
 
+    rescales = True
+
     def __init__(self, bits: int, w: Tensor) -> None:
         super().__init__(bits)
 
@@ -48,12 +52,19 @@ class XnorWeight(WeightQuantizer):
 class BnnWeight(WeightQuantizer):
     """BNN weights: signs."""
 
+    rescales = True
+
     def __init__(self, bits: int, w: Tensor) -> None:
         super().__init__(bits)
 
     def quantize(self, w: Tensor) -> Tensor:
         """See `functional.bnn_weight`."""
         return F.bnn_weight(w)
+
+    def after_step(self, w: Tensor) -> None:
+        """Clip the latent weight to [-1, 1] (Alg. 1 of BNN), beyond which steps change nothing but keep a sign from turning."""
+        with torch.no_grad():
+            w.clamp_(-1, 1)
 
     def codes(self, w: Tensor) -> Codes:
         """Return signs."""
@@ -121,9 +132,9 @@ class PactActivation(ActivationQuantizer):
         """Return the threshold."""
         return self.alpha
 
-    def options(self, x: Tensor, grid: Grid) -> F.Options:
+    def options(self, x: Tensor, grid: Grid) -> F.GradientRule:
         """Let only clipped values move the threshold."""
-        return F.Options(clip_only=True)
+        return F.GradientRule(clip_only=True)
 
     def set_scale(self, value: Tensor) -> None:
         """Store the threshold."""

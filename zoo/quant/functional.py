@@ -20,7 +20,7 @@ from zoo.quant.grids import Constants, Grid, apot_grid, apot_levels, uniform_gri
 
 __all__ = [
     "SCALE_FLOOR",
-    "Options",
+    "GradientRule",
     "apot_activation",
     "apot_grid",
     "apot_levels",
@@ -62,7 +62,7 @@ class _StraightThrough(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, scale: Tensor, grid: Grid, constants: Constants, options: Options) -> Tensor:
+    def forward(ctx: Any, x: Tensor, scale: Tensor, grid: Grid, constants: Constants, options: GradientRule) -> Tensor:
         """Quantise, keeping for the backward pass what it needs."""
         q = grid.quantize(x, constants)
         ctx.grid, ctx.options = grid, options
@@ -84,7 +84,7 @@ class _StraightThrough(torch.autograd.Function):
 
 
 @dataclass(frozen=True)
-class Options:
+class GradientRule:
     """How the straight-through gradient departs from the plain one.
 
     `bounds` are the clip thresholds as floats where they are known, which saves reading them from the device.
@@ -104,21 +104,21 @@ def _pass_inside(grad: Tensor, x: Tensor, scale: Tensor, grid: Grid, bounds: tup
     return grad * ((x >= scale * grid.low) & (x <= scale * grid.high))
 
 
-def frozen_constants(grid: Grid, scale: Tensor) -> tuple[Constants, Options]:
+def frozen_constants(grid: Grid, scale: Tensor) -> tuple[Constants, GradientRule]:
     """Read a scale once, for many calls of `quantize_ste` with it: floats instead of tensors, and a one-pass backward."""
     scale = scale.detach().clamp_min(SCALE_FLOOR)
     constants = tuple(float(c) if c.dim() == 0 else c for c in grid.constants(scale))
     low, high = (torch.stack((scale * grid.low, scale * grid.high)).to(torch.float32)).tolist()
     # hardtanh_backward excludes its bounds, clipping here includes them; 1e-30 is below any value that matters.
     low = low - max(abs(low) * 1e-7, 1e-30)
-    return constants, Options(bounds=(low, high + abs(high) * 1e-7))
+    return constants, GradientRule(bounds=(low, high + abs(high) * 1e-7))
 
 
 def quantize_ste(
     x: Tensor,
     scale: Tensor,
     grid: Grid,
-    options: Options | None = None,
+    options: GradientRule | None = None,
     constants: Constants | None = None,
 ) -> Tensor:
     """Project `x` onto `grid` at `scale` with straight-through gradients for both.
@@ -130,7 +130,7 @@ def quantize_ste(
         options: Departures from the plain gradient.
         constants: Those of `frozen_constants`, when the scale does not change between calls.
     """
-    options = options or Options()
+    options = options or GradientRule()
     if constants is None:
         scale = scale.reshape(())
         constants = grid.constants(scale.detach().clamp_min(SCALE_FLOOR))
@@ -173,7 +173,7 @@ def apot_weight(w: Tensor, alpha: Tensor, bits: int, gain: Tensor | None = None)
     w_hat = standardize(w)
     if gain is not None:
         w_hat, alpha = w_hat * gain, alpha * gain
-    return quantize_ste(w_hat, alpha, apot_grid(bits, signed=True), Options(clip_gradient=bits != 2))
+    return quantize_ste(w_hat, alpha, apot_grid(bits, signed=True), GradientRule(clip_gradient=bits != 2))
 
 
 def apot_activation(x: Tensor, alpha: Tensor, bits: int, signed: bool = False) -> Tensor:
@@ -189,13 +189,13 @@ def lsq_factor(features: int, grid: Grid) -> float:
 def uniform_weight(w: Tensor, step: Tensor, bits: int) -> Tensor:
     """Quantise weights by LSQ: step * round(clip(w / step, -2^(b-1), 2^(b-1) - 1))."""
     grid = uniform_grid(bits, signed=True)
-    return quantize_ste(w, step, grid, Options(gradient_factor=lsq_factor(w.numel(), grid)))
+    return quantize_ste(w, step, grid, GradientRule(gradient_factor=lsq_factor(w.numel(), grid)))
 
 
 def uniform_activation(x: Tensor, step: Tensor, bits: int, signed: bool = False) -> Tensor:
     """Quantise activations by LSQ; the gradient factor counts the features of one image, whatever the batch size."""
     grid = uniform_grid(bits, signed)
-    return quantize_ste(x, step, grid, Options(gradient_factor=lsq_factor(x[0].numel(), grid)))
+    return quantize_ste(x, step, grid, GradientRule(gradient_factor=lsq_factor(x[0].numel(), grid)))
 
 
 def edge_unit(w: Tensor, bits: int, *, largest_positive: bool = False) -> Tensor:
@@ -217,7 +217,8 @@ def edge_weight(w: Tensor, bits: int = 8, *, largest_positive: bool = False) -> 
 def dorefa_weight(w: Tensor, bits: int) -> Tensor:
     """Quantise weights by DoReFa: 2 * round_k(tanh(w) / (2 max|tanh(w)|) + 1/2) - 1; at 1 bit sign(w) * mean|w|.
 
-    Rounding passes the gradient straight through; tanh and the sign's factor are differentiated.
+    Rounding passes the gradient straight through and tanh is differentiated; max|tanh(w)| and, at 1 bit, mean|w| are
+    constants for the gradient.
     """
     if bits == 1:
         scale = w.abs().mean()

@@ -34,7 +34,13 @@ def _version(tensor: Tensor) -> tuple[int, int]:
 
 
 class WeightQuantizer(nn.Module):
-    """Base of the parametrisations of `weight`. `enabled` switches it, `session` caches its result."""
+    """Base of the parametrisations of `weight`. `enabled` switches it, `session` caches its result.
+
+    `rescales` says that the quantised weight has another scale than the plain one by definition, so that the statistics of
+    the plain network's batch normalisation say nothing about the quantised one.
+    """
+
+    rescales = False
 
     def __init__(self, bits: int) -> None:
         super().__init__()
@@ -54,6 +60,9 @@ class WeightQuantizer(nn.Module):
 
     def initialize(self, w: Tensor) -> None:
         """Set learned scales from the weight; nothing by default."""
+
+    def after_step(self, w: Tensor) -> None:
+        """Bring the latent weight back into its range after a step of the optimiser; nothing by default."""
 
     def switch(self, on: bool) -> None:
         """Turn the quantiser on or off."""
@@ -91,6 +100,7 @@ class ApotWeight(WeightQuantizer):
     """
 
     gain: Tensor | None
+    rescales = True
 
     def __init__(self, bits: int) -> None:
         super().__init__(bits)
@@ -227,9 +237,9 @@ class ActivationQuantizer(nn.Module):
         """Return the scale of the grid."""
         raise NotImplementedError
 
-    def options(self, x: Tensor, grid: Grid) -> F.Options:
+    def options(self, x: Tensor, grid: Grid) -> F.GradientRule:
         """Return how the gradient departs from the plain straight-through one."""
-        return F.Options()
+        return F.GradientRule()
 
     def set_scale(self, value: Tensor) -> None:
         """Store a calibrated scale; nothing where the range is fixed."""
@@ -275,11 +285,11 @@ class ActivationQuantizer(nn.Module):
             return F.quantize_ste(x, scale, grid, options, constants)
         return F.quantize_ste(x, scale, grid, self.options(x, grid))
 
-    def _frozen_constants(self, grid: Grid, scale: Tensor) -> tuple[Constants, F.Options]:
+    def _frozen_constants(self, grid: Grid, scale: Tensor) -> tuple[Constants, F.GradientRule]:
         key = (grid, _version(scale))
         if key != self._constants_key:
             self._constants, self._constants_key = F.frozen_constants(grid, scale), key
-        constants: tuple[Constants, F.Options] = self._constants
+        constants: tuple[Constants, F.GradientRule] = self._constants
         return constants
 
     def freeze(self, on: bool) -> None:
@@ -329,9 +339,9 @@ class UniformActivation(ActivationQuantizer):
         """Return the step."""
         return self.step
 
-    def options(self, x: Tensor, grid: Grid) -> F.Options:
+    def options(self, x: Tensor, grid: Grid) -> F.GradientRule:
         """Scale the gradient of the step by LSQ's factor, counting the features of one image."""
-        return F.Options(gradient_factor=F.lsq_factor(x[0].numel(), grid))
+        return F.GradientRule(gradient_factor=F.lsq_factor(x[0].numel(), grid))
 
     def set_scale(self, value: Tensor) -> None:
         """Store the step."""

@@ -32,6 +32,7 @@ from zoo.quant.convert import (
 from zoo.quant.fold import fold_batchnorm
 from zoo.quant.rounding import DroppingActivation, RoundedWeight
 from zoo.registry.entry import QuantSpec
+from zoo.registry.qdrop import BlockSettings
 
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 _STAGES = ("SwinTransformerStage", "ConvNeXtStage")
@@ -41,16 +42,10 @@ _ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.SiLU, nn.Hardswish, nn.GELU,
 
 
 @dataclass(frozen=True)
-class QDrop:
-    """Settings of the reconstruction; the defaults are the paper's (regulariser 0.1 for MobileNet-v2)."""
+class QDrop(BlockSettings):
+    """Settings of the whole reconstruction."""
 
-    iterations: int = 20_000
     batch_size: int = 32
-    rounding_lr: float = 1e-3
-    step_lr: float = 4e-5
-    regulariser: float = 0.01
-    warmup: float = 0.2
-    drop: float = 0.5
     calibration: int = 256
     seed: int = 1005
 

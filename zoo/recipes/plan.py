@@ -7,14 +7,15 @@ from typing import Any, get_type_hints
 
 from zoo.errors import UserError, did_you_mean
 from zoo.registry.entry import ModelEntry, Recipe, State
+from zoo.registry.qdrop import BlockSettings
 
 PRECISIONS = ("exact", "tf32", "bf16")
 """How exactly a training computes."""
 
 
 @dataclass(frozen=True)
-class Options:
-    """Options that every kind of recipe knows (`recipe.options` in the registry)."""
+class RecipeOptions:
+    """RecipeOptions that every kind of recipe knows (`recipe.options` in the registry)."""
 
     threads: int = 0
     """CPU threads to compute with, so that the same machine gives the same bytes; 0 leaves torch's setting."""
@@ -25,8 +26,8 @@ class Options:
 
 
 @dataclass(frozen=True)
-class TrainingOptions(Options):
-    """Options that every kind of training knows."""
+class TrainingOptions(RecipeOptions):
+    """RecipeOptions that every kind of training knows."""
 
     optimizer: str = "sgd"
     """`sgd` or `adam` (as XNOR-Net is trained; `momentum` is then its first beta)."""
@@ -49,7 +50,7 @@ class TrainingOptions(Options):
 
 @dataclass(frozen=True)
 class AdversarialOptions(TrainingOptions):
-    """Options of adversarial training."""
+    """RecipeOptions of adversarial training."""
 
     eps_levels: float = 8.0
     """L-infinity budget in 1/255 steps."""
@@ -66,28 +67,20 @@ class AdversarialOptions(TrainingOptions):
 
 @dataclass(frozen=True)
 class LgvOptions(TrainingOptions):
-    """Options of LGV collection."""
+    """RecipeOptions of LGV collection."""
 
     snapshots_per_epoch: int = 4
 
 
 @dataclass(frozen=True)
-class PtqOptions(Options):
-    """Options of post-training quantisation; the defaults are QDrop's. Its batches are `recipe.batch_size`, 32 by default."""
+class PtqOptions(BlockSettings, RecipeOptions):
+    """Options of post-training quantisation. Its batches are `recipe.batch_size`, 32 by default."""
 
-    iterations: int = 20_000
-    """Steps for each block; a few hundred with rates of 0.02 and 0.0004 do for small nets."""
     images: int = 1024
     """Training images that blocks are reconstructed on."""
-    rounding_lr: float = 1e-3
-    step_lr: float = 4e-5
-    regulariser: float = 0.01
-    """Weight of the push towards whole codes; 0.1 for MobileNet-v2."""
-    warmup: float = 0.2
-    drop: float = 0.5
 
 
-OPTIONS: dict[str, type[Options]] = {
+OPTIONS: dict[str, type[RecipeOptions]] = {
     "train": TrainingOptions,
     "qat": TrainingOptions,
     "adversarial": AdversarialOptions,
@@ -109,7 +102,7 @@ class Plan:
     states: tuple[State, ...]
     augment: str
     seed: int
-    options: Options
+    options: RecipeOptions
 
     @property
     def training(self) -> TrainingOptions:
@@ -180,7 +173,7 @@ def _ptq_plan(entry: ModelEntry, recipe: Recipe, where: str) -> Plan:
     return Plan(0, recipe.batch_size or 32, 1.0, 0.0, 0.0, "constant", ("wa",), recipe.augment, recipe.seed, options)
 
 
-def read_options(recipe: Recipe, where: str) -> Options:
+def read_options(recipe: Recipe, where: str) -> RecipeOptions:
     """Return the recipe's options as the record of its kind, checked for names, types and ranges."""
     kind = OPTIONS[recipe.kind]
     known = get_type_hints(kind)

@@ -7,6 +7,7 @@ together, states ("fp", "wa").
 from __future__ import annotations
 
 import sys
+from dataclasses import fields
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from zoo.recipes.plan import Plan, PtqOptions
 from zoo.recipes.seeds import stream
 from zoo.recipes.start import take_over
 from zoo.registry.entry import ModelEntry
+from zoo.registry.qdrop import BlockSettings
 
 
 class Reconstruction:
@@ -86,14 +88,10 @@ class Reconstruction:
 
     def _qdrop(self) -> quant.QDrop:
         options = self._options()
+        shared = {field.name: getattr(options, field.name) for field in fields(BlockSettings)}
         return quant.QDrop(
-            iterations=options.iterations,
+            **shared,
             batch_size=self.settings.batch_size,
-            rounding_lr=options.rounding_lr,
-            step_lr=options.step_lr,
-            regulariser=options.regulariser,
-            warmup=options.warmup,
-            drop=options.drop,
             calibration=options.calibration_images,
             seed=self.settings.seed,
         )

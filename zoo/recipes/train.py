@@ -22,6 +22,7 @@ from zoo.data import Dataset
 from zoo.errors import UserError
 from zoo.loading.load import InputWrapper
 from zoo.quant import activation_quantizers, is_quantized, set_state, weight_quantizers
+from zoo.quant.convert import latent_weight, layers
 from zoo.recipes.augment import augment
 from zoo.recipes.captured import Captured, capture
 from zoo.recipes.checkpoint import Checkpoint
@@ -169,6 +170,7 @@ class Fit:
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.plan.training.max_grad_norm)
         with limited_scales(self.scales):
             optimizer.step()
+        after_step(self.model)
         return torch.stack([loss.detach(), (logits.detach().argmax(1) == y).float().mean()])
 
     def _resume(self, optimizer: torch.optim.Optimizer) -> int:
@@ -206,6 +208,13 @@ def learned_scales(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parame
     """Return the learned clip thresholds and steps of the weights, and those of the activations."""
     weights = [p for q in weight_quantizers(model).values() for p in q.parameters()]
     return weights, [p for q in activation_quantizers(model).values() for p in q.parameters()]
+
+
+def after_step(model: nn.Module) -> None:
+    """Let quantisers bring the weights that they belong to back into their range."""
+    named = layers(model)
+    for name, quantizer in weight_quantizers(model).items():
+        quantizer.after_step(latent_weight(named[name]))
 
 
 @contextmanager

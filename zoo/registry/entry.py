@@ -118,7 +118,7 @@ class Recipe(Record):
     """What building it takes, in words a reader can plan with; a measured figure names its machine."""
 
 
-class Claim(Record):
+class ClaimedAccuracy(Record):
     """A clean accuracy in percent, where it was measured, and who says so."""
 
     top1: float = Field(ge=0, le=100)
@@ -149,7 +149,7 @@ class ModelEntry(Record):
     feature_layer: str | None = None
     recipe: Recipe | None = None
     parent: Name | None = None
-    clean_accuracy: Claim | None = None
+    clean_accuracy: ClaimedAccuracy | None = None
     aliases: tuple[Name, ...] = ()
     cite: str | None = None
     notes: str | None = None

@@ -5,7 +5,14 @@ import pytest
 
 from harness.board import Board
 from harness.board import statistics as stats
-from harness.board.compare import MEAN, compare_boards, compare_lines, compare_reported, reported_table, versus_table
+from harness.board.compare import (
+    MEAN,
+    compare_boards,
+    compare_lines,
+    compare_reported,
+    comparison_table,
+    reported_table,
+)
 from harness.records.rows import Row
 from tests.harness.synthetic import Reported, Suite, World, clean_of
 from zoo.errors import UserError
@@ -65,7 +72,7 @@ def test_two_rows_are_compared_pairwise_target_by_target() -> None:
     )
     assert rows[MEAN].difference is not None and list(rows)[-1] == MEAN
     assert [row.p_holm for row in rows.values()] == stats.holm([row.p or 0 for row in rows.values()])
-    text = versus_table(a, b, list(rows.values())).to_text()
+    text = comparison_table(a, b, list(rows.values())).to_text()
     assert "paired over images" in text and "a-fp x mim, seed 0, regenerated, made-up v1" in text
 
 
@@ -89,7 +96,7 @@ def test_other_images_are_compared_without_pairing() -> None:
     assert first and second
     expected = stats.difference_of_rates(first, second)
     assert (rows[0].difference, rows[0].low, rows[0].high) == pytest.approx(expected)
-    assert "not paired" in versus_table(a, b, rows).intro
+    assert "not paired" in comparison_table(a, b, rows).intro
 
 
 def test_missing_target_has_no_difference_but_a_reason() -> None:
@@ -101,7 +108,7 @@ def test_missing_target_has_no_difference_but_a_reason() -> None:
     a, b = board.line("a-fp", "mim"), board.line("a-2bit", "mim")
     row = next(row for row in compare_lines(a, b) if row.target == "b-4bit")
     assert row.difference is None and row.reason == "no weights" and row.a is None and row.b is not None
-    assert "no weights" in versus_table(a, b, [row]).to_markdown()
+    assert "no weights" in comparison_table(a, b, [row]).to_markdown()
 
 
 def test_suites_share_only_some_targets() -> None:

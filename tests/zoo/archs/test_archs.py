@@ -26,7 +26,7 @@ def channels(name: str) -> tuple[int, int]:
 @pytest.mark.parametrize("name", [name for name in archs.names() if name not in (*MIXED, "clip-vit-b32")])
 def test_each_net_gives_logits_and_names_its_layers(name: str) -> None:
     net = make(name).eval()
-    named = archs.layers(net)
+    named = archs.named_layers(net)
     modules = dict(net.named_modules())
     in_chans, side = channels(name)
     seen: dict[str, torch.Tensor] = {}

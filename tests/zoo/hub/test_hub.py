@@ -19,7 +19,7 @@ from safetensors.torch import save
 
 from tests.hub_server import TOKEN, Hub, serve
 from zoo.errors import UserError
-from zoo.hub import Cache, Options, Patience, fetch, fetch_with, pull_many, routes, verify_all
+from zoo.hub import Cache, DownloadOptions, Patience, fetch, fetch_with, pull_many, routes, verify_all
 from zoo.hub import weights as weights_module
 from zoo.registry.entry import HubFile, Weights
 
@@ -41,7 +41,7 @@ def hub(tmp_path, monkeypatch):
 
 @pytest.fixture
 def options(hub):
-    return Options(patience=QUICK)
+    return DownloadOptions(patience=QUICK)
 
 
 def on_hub(hub: Hub, content: bytes = FILE, **pins) -> Weights:
@@ -352,7 +352,7 @@ def test_several_threads_want_the_same_file(hub, options):
     assert [p.read_bytes() for p in found] == [FILE] * 3
 
 
-def partial_size(options: Options) -> int:
+def partial_size(options: DownloadOptions) -> int:
     return sum(h.size for h in options.cache if h.partial)
 
 

@@ -13,7 +13,7 @@ from safetensors.torch import save
 
 from tests.hub_server import TOKEN, serve
 from zoo.errors import UserError
-from zoo.hub import Options, fetch, lock, pins_of, push, write_pins
+from zoo.hub import DownloadOptions, fetch, lock, pins_of, push, write_pins
 from zoo.hub.pins import set_value
 from zoo.loading.load import check_runs, create, load_entry
 from zoo.quant import calibrate
@@ -181,7 +181,7 @@ def test_lock_says_what_stands_in_the_way(hub, registry, monkeypatch, endpoint, 
     if endpoint:
         monkeypatch.setenv("HF_ENDPOINT", endpoint)
     assert message in (lock([entry(registry, "tiny")])[0].error or "")
-    assert "offline" in (lock([entry(registry, "tiny")], Options(offline=True))[0].error or "")
+    assert "offline" in (lock([entry(registry, "tiny")], DownloadOptions(offline=True))[0].error or "")
 
 
 def test_push_publishes_a_pinned_model_with_a_card(hub, registry, tmp_path):

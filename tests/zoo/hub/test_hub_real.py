@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from zoo.hub import Options, lock
+from zoo.hub import DownloadOptions, lock
 from zoo.hub.lock import model_info
 from zoo.registry import load
 
@@ -22,5 +22,5 @@ def test_a_pin_is_what_the_hub_holds(name, tmp_path, monkeypatch):
     lfs = files[weights.hub.file]
     assert lfs is not None
     assert weights.sha256 in (None, lfs.sha256) and weights.size in (None, lfs.size)
-    [found] = lock([load()[name]], Options())
+    [found] = lock([load()[name]], DownloadOptions())
     assert found.error is None

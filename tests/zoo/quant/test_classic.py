@@ -155,3 +155,15 @@ def test_unknown_methods_are_refused():
     bad = spec().model_copy(update={"method": "apott"})
     with pytest.raises(UserError, match=r"unknown quantisation method 'apott'; did you mean 'apot'"):
         quant.quantize(tiny(), bad)
+
+
+def test_latent_bnn_weights_are_clipped_after_a_step_and_others_are_not():
+    from zoo.recipes.train import after_step
+
+    for method, edge, top in (("bnn", 1, 1.0), ("xnor", 8, 3.0)):
+        net = quant.quantize(tiny(), spec(method, 1, 1, edge=edge))
+        for layer in (net.stem, net.expand, net.head):
+            quant.convert.latent_weight(layer).data.fill_(3.0)
+        after_step(net)
+        for layer in (net.stem, net.expand, net.head):
+            assert (quant.convert.latent_weight(layer) == top).all()

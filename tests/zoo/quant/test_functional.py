@@ -124,7 +124,7 @@ def test_two_bit_weight_gradient_is_not_clipped_and_three_bit_is():
     grads = {}
     for bits in (2, 3):
         w = w_hat.clone().requires_grad_()
-        options = F.Options(clip_gradient=bits != 2)
+        options = F.GradientRule(clip_gradient=bits != 2)
         F.quantize_ste(w, T(1.0), F.apot_grid(bits, signed=True), options).backward(torch.ones(4))
         grads[bits] = w.grad.tolist()
     assert grads == {2: [1, 1, 1, 1], 3: [0, 1, 1, 0]}
@@ -168,7 +168,7 @@ def test_uniform_step_gradient_by_hand():
     x = T([-1.0, 0.6, 2.2, 9.0], requires_grad=True)
     step = T(1.0, requires_grad=True)
     grid = F.uniform_grid(2, signed=False)
-    q = F.quantize_ste(x, step, grid, F.Options(gradient_factor=0.5))
+    q = F.quantize_ste(x, step, grid, F.GradientRule(gradient_factor=0.5))
     assert q.tolist() == [0, 1, 2, 3]
     q.backward(torch.ones(4))
     assert x.grad.tolist() == [0, 1, 1, 0]

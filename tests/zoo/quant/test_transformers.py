@@ -137,7 +137,7 @@ def test_the_registrys_transformers_are_built_and_quantised(name: str) -> None:
     net = create(entry)
     x = torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
     modules = dict(net.named_modules())
-    assert entry.feature_layer in modules and archs.layers(net).classifier in modules
+    assert entry.feature_layer in modules and archs.named_layers(net).classifier in modules
     if entry.quant is not None:
         quantized = activation_quantizers(net)
         maps = [q for q in quantized.values() if isinstance(q, Log2Activation)]
