@@ -306,7 +306,9 @@ def test_usmm(model: nn.Module) -> None:
             total = torch.zeros(SHAPE, dtype=torch.float64)
             for _ in range(2):
                 for scale in (0.1, 0.425, 0.75):
-                    others = [m for m in range(12) if int(mates.labels[m]) != int(y[n])]
+                    others = sorted(
+                        (m for m in range(12) if int(mates.labels[m]) != int(y[n])), key=lambda m: int(mates.labels[m])
+                    )
                     other = mates.images[others[int(float(draws.uniform(())[0]) * len(others))]].double() / 255
                     z = (scale * adv * (0.5 + 1.0 * other)).clamp(0, 1)
                     total += cross_entropy_gradient(model, z, int(y[n]))
