@@ -93,7 +93,7 @@ def build_command(
       zoo build 'digits-vgg*' --out /tmp/nets
       zoo build --suite cifar10-bitwidth --device cuda:0
     """
-    from zoo.recipes.making import against_registry, unmade, make
+    from zoo.recipes.making import against_registry, make, unmade
 
     registry = open_registry(overlays)
     if not names and not suites:
