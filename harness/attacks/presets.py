@@ -12,7 +12,6 @@ were stored as JPEG (a suite with transport jpeg75).
 from __future__ import annotations
 
 from harness.attacks.attack import Attack
-from harness.attacks.blocks import BlockShuffle, StructureInvariant
 from harness.attacks.features import FeatureImportance, IntermediateLevel, NeuronAttribution, RandomPatch
 from harness.attacks.filters import TranslationInvariant
 from harness.attacks.gradients import EnhancedMomentum, PenalizedGradientNorm, Variance
@@ -21,6 +20,7 @@ from harness.attacks.parts import Category
 from harness.attacks.registry import preset
 from harness.attacks.skip import SkipGradient
 from harness.attacks.spectrum import Spectrum
+from harness.attacks.tiles import BlockShuffle, StructureInvariant
 from harness.attacks.transforms import Admix, DiverseInput, ScaleInvariant
 
 GRADIENT: Category = "gradient stabilisation"

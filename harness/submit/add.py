@@ -20,7 +20,7 @@ from harness.storage.lock import exclusive
 from harness.submit.claim import Claim, open_claim
 from harness.submit.controls import Trial, held_back, judge_controls, plan
 from harness.submit.flags import fingerprint, flags
-from harness.submit.make import Made, Notify, Walls, all_blocks, craft_all
+from harness.submit.make import CraftedImages, Notify, Walls, all_blocks, craft_all
 from harness.submit.measure import ALIKE, Judge, agree, judge, likeness
 from harness.submit.record import FILE, read_folder
 from harness.submit.taken import SUBMISSIONS, check_name, evident
@@ -165,7 +165,7 @@ def _rows(claim: Claim, bar: Judge, walls: Walls, workers: int, hidden: Dataset 
 
 def _regenerated(
     claim: Claim, bar: Judge, walls: Walls, workers: int, hidden: Dataset | None, added: Added
-) -> tuple[Mapping[Job, Made], Mapping[Job, Controls]]:
+) -> tuple[Mapping[Job, CraftedImages], Mapping[Job, Controls]]:
     """Craft all images and the controls of every job, and refuse what does not need its substitute.
 
     Raises:
@@ -201,7 +201,7 @@ def words(controls: Controls) -> str:
     )
 
 
-def _compare(job: Job, sent: Made | None, made: Made, row: Row, bar: Judge) -> list[str]:
+def _compare(job: Job, sent: CraftedImages | None, made: CraftedImages, row: Row, bar: Judge) -> list[str]:
     """Hold the images of a bundle against what its own code makes here.
 
     Raises:

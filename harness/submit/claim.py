@@ -10,7 +10,7 @@ from harness.records.rows import Controls, Submitted
 from harness.runs.workspace import Workspace, open_workspace
 from harness.submit.bundle import Bundle, JobRecord
 from harness.submit.images import MAX_HEADER, check_attacked, check_ball, read_part
-from harness.submit.make import Made, inputs_of, substitute_sha256
+from harness.submit.make import CraftedImages, inputs_of, substitute_sha256
 from harness.submit.record import FILE, Source
 from harness.suites.selection import Job
 from harness.suites.suite import Suite
@@ -44,7 +44,7 @@ class Claim:
             controls=controls,
         )
 
-    def images(self, job: Job) -> Made | None:
+    def images(self, job: Job) -> CraftedImages | None:
         """Return a job's images, held against the clean ones; None when the bundle has none.
 
         Raises:
@@ -58,7 +58,7 @@ class Claim:
         images = read_part(self.bundle.read(record.images, limit), data.images, data.ids, where)
         check_ball(images, data.images, self.suite.budget.levels, data.ids, where)
         check_attacked(images, data.images, where)
-        return Made(images, 0, 0, 0.0)
+        return CraftedImages(images, 0, 0, 0.0)
 
 
 def open_claim(path: Path, device: str, overlays: Sequence[str], suite: Suite | None = None) -> Claim:

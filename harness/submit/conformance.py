@@ -18,7 +18,7 @@ from harness.submit.add import words
 from harness.submit.controls import judge_controls, plan
 from harness.submit.flags import flags
 from harness.submit.images import check_attacked
-from harness.submit.make import Made, Order, Walls, all_blocks, craft_all, craft_block, furnish, jobs_of
+from harness.submit.make import CraftedImages, Order, Walls, all_blocks, craft_all, craft_block, furnish, jobs_of
 from harness.submit.measure import judge
 from harness.submit.naming import refuse_taken, reserved
 from harness.submit.pack import read_images
@@ -48,7 +48,7 @@ class _Trial:
     source: Source
     block: int
 
-    def craft(self, index: list[int], seed: int = 0) -> Made:
+    def craft(self, index: list[int], seed: int = 0) -> CraftedImages:
         return craft_block(self.box, self.workspace, self.source, seed, torch.tensor(index), len(index))
 
 

@@ -39,7 +39,7 @@ class Walls:
 
 
 @dataclass(frozen=True)
-class Made:
+class CraftedImages:
     """The images of one job, or of some of its blocks."""
 
     images: Tensor
@@ -94,7 +94,7 @@ def furnish(box: Sandbox, workspace: Workspace, substitute: str, change: Change 
 
 def craft_block(
     box: Sandbox, workspace: Workspace, source: Source, seed: int, index: Tensor, count: int, scene: Scene | None = None
-) -> Made:
+) -> CraftedImages:
     """Let a sandbox craft the images of `index`, of which the first `count` are kept, and check them.
 
     Raises:
@@ -118,7 +118,7 @@ def craft_block(
         images = to_bytes(adv, clean, suite.budget.levels, ids, "attack()")[:count]
     except UserError as error:
         raise SubmissionError(str(error)) from error
-    return Made(images, crafted.forwards, crafted.backwards, crafted.seconds)
+    return CraftedImages(images, crafted.forwards, crafted.backwards, crafted.seconds)
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ class Order:
         return torch.cat([torch.arange(*block) for block in self.blocks])
 
 
-def craft(box: Sandbox, workspace: Workspace, source: Source, order: Order, done: Callable[[], None]) -> Made:
+def craft(box: Sandbox, workspace: Workspace, source: Source, order: Order, done: Callable[[], None]) -> CraftedImages:
     """Craft an order with a sandbox that holds its substitute; the last block is padded, as the harness does."""
     parts, job = [], order.job
     for start, stop in order.blocks:
@@ -149,12 +149,12 @@ def craft(box: Sandbox, workspace: Workspace, source: Source, order: Order, done
     images = torch.cat([p.images for p in parts])
     forwards = None if parts[0].forwards is None else max(p.forwards or 0 for p in parts)
     backwards = None if parts[0].backwards is None else max(p.backwards or 0 for p in parts)
-    return Made(images, forwards, backwards, sum(p.seconds for p in parts))
+    return CraftedImages(images, forwards, backwards, sum(p.seconds for p in parts))
 
 
 def craft_all(
     workspace: Workspace, source: Source, orders: Sequence[Order], walls: Walls, workers: int, notify: Notify
-) -> tuple[list[Made], str]:
+) -> tuple[list[CraftedImages], str]:
     """Craft several orders, `workers` sandboxes at a time, each in a sandbox of its own, so that none leaves a trace for another.
 
     Returns what was made, in the same order, and the walls it was made behind.
@@ -174,7 +174,7 @@ def craft_all(
             took = f"{finished[0]} of {total} blocks took more than {walls.total_seconds:g} seconds"
             raise SubmissionError(f"{source.submission.name}: {took}, the time for a submission; allow more with --total-seconds")
 
-    def one(order: Order) -> tuple[Made, str]:
+    def one(order: Order) -> tuple[CraftedImages, str]:
         with Sandbox(walls.choice, walls.limits) as box:
             box.data(order.scene.data.images, order.scene.data.labels)
             furnish(box, workspace, order.job.substitute, order.scene.change)

@@ -28,7 +28,7 @@ from harness.runs.similarity import size
 from harness.runs.stage import Report, Stage
 from harness.runs.workspace import Workspace, describe
 from harness.storage.shards import digest
-from harness.submit.make import Made, Notify, substitute_sha256
+from harness.submit.make import CraftedImages, Notify, substitute_sha256
 from harness.submit.record import Source
 from harness.suites.selection import Job
 from zoo.errors import UserError
@@ -75,7 +75,7 @@ class Judge:
         found = self.predict(images)
         return {t: Outcome(clean=self.clean.predictions[t], adv=Predictions(found[t])) for t in self.targets}
 
-    def row(self, job: Job, source: Source, made: Made, evidence: Evidence, submitted: Submitted, device: str) -> Row:
+    def row(self, job: Job, source: Source, made: CraftedImages, evidence: Evidence, submitted: Submitted, device: str) -> Row:
         """Score a job's images and return its row."""
         workspace = self.workspace
         outcomes = self.outcomes(made.images)

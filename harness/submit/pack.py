@@ -14,7 +14,7 @@ from harness.runs.workspace import Workspace, open_workspace
 from harness.submit.bundle import IMAGES, SOURCE, JobRecord, Manifest, part, write
 from harness.submit.images import KEY, MAX_HEADER, check_attacked, check_ball, read_part, read_pngs
 from harness.submit.make import (
-    Made,
+    CraftedImages,
     Notify,
     Walls,
     all_blocks,
@@ -110,7 +110,7 @@ def encode(images: Tensor, workspace: Workspace) -> bytes:
     return data
 
 
-def read_images(folder: Path, workspace: Workspace, job: Job) -> Made:
+def read_images(folder: Path, workspace: Workspace, job: Job) -> CraftedImages:
     """Return the images that a folder holds for a job: images/SUBSTITUTE--sSEED.safetensors, or a folder of PNG files.
 
     Raises:
@@ -130,7 +130,7 @@ def read_images(folder: Path, workspace: Workspace, job: Job) -> Made:
         raise UserError(f"{file} is missing, and so is the folder {base}; or list the substitutes that you have in {FILE}")
     check_ball(images, data.images, workspace.suite.budget.levels, data.ids, where)
     check_attacked(images, data.images, where)
-    return Made(images, 0, 0, 0.0)
+    return CraftedImages(images, 0, 0, 0.0)
 
 
 def _record(workspace: Workspace, job: Job) -> JobRecord:
@@ -138,7 +138,7 @@ def _record(workspace: Workspace, job: Job) -> JobRecord:
 
 
 def _scores(
-    workspace: Workspace, source: Source, made: dict[Job, Made], isolation: str | None, workers: int, notify: Notify
+    workspace: Workspace, source: Source, made: dict[Job, CraftedImages], isolation: str | None, workers: int, notify: Notify
 ) -> dict[str, str]:
     """Score the images with the targets that are at hand, and say the rates; they go into no bundle."""
     submission = source.submission

@@ -55,7 +55,7 @@ class Review:
         if self.flags:
             lines += ["A person should look at:", "", *_fenced(self.flags)]
         if self.made:
-            lines += ["Made here from the bundle:", "", *_fenced(self.made)]
+            lines += ["CraftedImages here from the bundle:", "", *_fenced(self.made)]
         if self.diff:
             lines += ["The board would change like this:", "", *_fenced(self.diff)]
         return "\n".join(lines) + "\n"

@@ -32,7 +32,7 @@ from zoo.quant.convert import (
 from zoo.quant.fold import fold_batchnorm
 from zoo.quant.rounding import DroppingActivation, RoundedWeight
 from zoo.registry.entry import QuantSpec
-from zoo.registry.qdrop import BlockSettings
+from zoo.registry.qdrop import ReconstructionSettings
 
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 _STAGES = ("SwinTransformerStage", "ConvNeXtStage")
@@ -42,7 +42,7 @@ _ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.SiLU, nn.Hardswish, nn.GELU,
 
 
 @dataclass(frozen=True)
-class QDrop(BlockSettings):
+class QDrop(ReconstructionSettings):
     """Settings of the whole reconstruction."""
 
     batch_size: int = 32

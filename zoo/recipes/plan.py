@@ -7,7 +7,7 @@ from typing import Any, get_type_hints
 
 from zoo.errors import UserError, did_you_mean
 from zoo.registry.entry import ModelEntry, Recipe, State
-from zoo.registry.qdrop import BlockSettings
+from zoo.registry.qdrop import ReconstructionSettings
 
 PRECISIONS = ("exact", "tf32", "bf16")
 """How exactly a training computes."""
@@ -73,7 +73,7 @@ class LgvOptions(TrainingOptions):
 
 
 @dataclass(frozen=True)
-class PtqOptions(BlockSettings, RecipeOptions):
+class PtqOptions(ReconstructionSettings, RecipeOptions):
     """Options of post-training quantisation. Its batches are `recipe.batch_size`, 32 by default."""
 
     images: int = 1024

@@ -22,7 +22,7 @@ from zoo.recipes.plan import Plan, PtqOptions
 from zoo.recipes.seeds import stream
 from zoo.recipes.start import take_over
 from zoo.registry.entry import ModelEntry
-from zoo.registry.qdrop import BlockSettings
+from zoo.registry.qdrop import ReconstructionSettings
 
 
 class Reconstruction:
@@ -88,7 +88,7 @@ class Reconstruction:
 
     def _qdrop(self) -> quant.QDrop:
         options = self._options()
-        shared = {field.name: getattr(options, field.name) for field in fields(BlockSettings)}
+        shared = {field.name: getattr(options, field.name) for field in fields(ReconstructionSettings)}
         return quant.QDrop(
             **shared,
             batch_size=self.settings.batch_size,

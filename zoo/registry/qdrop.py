@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class BlockSettings:
+class ReconstructionSettings:
     """How QDrop reconstructs a block; the defaults are the paper's (Wei et al., ICLR 2022, Sec. 5)."""
 
     iterations: int = 20_000

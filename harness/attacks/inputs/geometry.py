@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from harness.attacks.blocks import sample
+from harness.attacks.tiles import sample
 
 Map = tuple[Tensor, Tensor]
 

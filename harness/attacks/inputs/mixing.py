@@ -9,9 +9,9 @@ from torch import Tensor
 
 from harness.attacks.attack import Attack
 from harness.attacks.autograd import straight_through
-from harness.attacks.blocks import LOCAL, block_by_block
 from harness.attacks.parts import Batch, Step, part, require
 from harness.attacks.registry import preset
+from harness.attacks.tiles import LOCAL, tile_by_tile
 from zoo.errors import UserError
 
 
@@ -76,8 +76,8 @@ class LocalMix:
 
     def __call__(self, x: Tensor, copy: int, batch: Batch) -> Tensor:
         """Return the mixed images."""
-        first = block_by_block(x, batch, self.blocks, LOCAL)
-        second = block_by_block(x, batch, self.blocks, LOCAL)
+        first = tile_by_tile(x, batch, self.blocks, LOCAL)
+        second = tile_by_tile(x, batch, self.blocks, LOCAL)
         h, w = int(x.shape[2] * self.crop), int(x.shape[3] * self.crop)
         room = torch.tensor([x.shape[2] - h, x.shape[3] - w] * 2, device=x.device)
         places = (batch.rng.uniform((4,)).double() * room).long().tolist()

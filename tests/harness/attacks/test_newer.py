@@ -350,7 +350,7 @@ def test_idaa_pastes_a_crop_of_another_copy(monkeypatch: pytest.MonkeyPatch) -> 
         calls.append(torch.full_like(x, len(calls) % 2) + torch.arange(16.0).double() / 1000)
         return calls[-1]
 
-    monkeypatch.setattr(mixing, "block_by_block", flat)
+    monkeypatch.setattr(mixing, "tile_by_tile", flat)
     x, y = images()
     mixed = LocalMix()(x, 0, batch_of(x, y))
     for image in mixed:

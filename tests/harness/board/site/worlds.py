@@ -13,7 +13,7 @@ from harness.records.pinned import Model, PinnedSuite
 from harness.records.rows import Row, Size, Submitted, write_clean, write_row
 from harness.suites.suite import Suite
 from tests.harness.synthetic import DIGEST, SHA, World
-from tests.harness.synthetic import Suite as Made
+from tests.harness.synthetic import Suite as CraftedImages
 
 TARGETS = {"Standard": ("digits-resnet8",), "QNN": ("digits-nin-4bit", "digits-nin-2bit")}
 BITS = {"digits-resnet8": 32, "digits-nin-4bit": 4, "digits-nin-2bit": 2}
@@ -43,7 +43,7 @@ def pinned(name: str = "made-up", title: str = "A made-up suite", attacks: Seque
 
 
 def world(images: int = 60) -> World:
-    return World(Made(families=TARGETS, bits=BITS, pairs=()), images=images)
+    return World(CraftedImages(families=TARGETS, bits=BITS, pairs=()), images=images)
 
 
 def rows(made: World, attacks: Sequence[str] = ("mim", "pgd"), **changes: Any) -> list[Row]:

@@ -1,4 +1,4 @@
-"""Input augmentation block by block: shuffle, rotate, or transform each block in its own way."""
+"""Input augmentation tile by tile: shuffle, rotate, or transform each tile (the papers say block) in its own way."""
 
 from __future__ import annotations
 
@@ -117,10 +117,10 @@ class StructureInvariant:
 
     def __call__(self, x: Tensor, copy: int, batch: Batch) -> Tensor:
         """Return the transformed images."""
-        return block_by_block(x, batch, self.blocks, _OPERATIONS)
+        return tile_by_tile(x, batch, self.blocks, _OPERATIONS)
 
 
-def block_by_block(x: Tensor, batch: Batch, k: int, operations: Sequence[Operation]) -> Tensor:
+def tile_by_tile(x: Tensor, batch: Batch, k: int, operations: Sequence[Operation]) -> Tensor:
     """Return x with each block of a random k x k grid gone through a random one of the operations."""
     require(min(x.shape[2:]) >= k, f"{k} x {k} blocks need images of at least that many pixels", tuple(x.shape))
     rows = _bounds(batch.rng.uniform((x.shape[2] - 1,)), x.shape[2], k)
