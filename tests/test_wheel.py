@@ -42,7 +42,7 @@ def test_wheel_holds_registry_suites_weights_and_type_marks(installed: Path) -> 
     missing = [str(path) for path in here if not (installed / path).is_file()]
     assert missing == []
     weights = sum(p.stat().st_size for p in (installed / "zoo" / "bundled").iterdir())
-    assert weights <= 3 * 2**20
+    assert weights <= 25_000_000
 
 
 def test_wheel_lists_and_runs_from_another_folder(installed: Path, tmp_path: Path) -> None:
