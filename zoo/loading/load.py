@@ -85,9 +85,25 @@ def load_entry(entry: ModelEntry, path: Path | None = None) -> InputWrapper:
     Raises:
         UserError: the weights cannot be had, or do not fit the architecture to the last key.
     """
-    net = create(entry)
-    load_weights(net, path or weights_path(entry), entry.weights.keymap if entry.weights and path is None else None)
+    net = network(entry, path or weights_path(entry), entry.weights.keymap if entry.weights and path is None else None)
     return InputWrapper(net, entry.input, entry.label_offset).eval()
+
+
+def network(entry: ModelEntry, path: Path, keymap: str | None = None) -> nn.Module:
+    """Return the entry's network with the weights of a file, in evaluation mode, without care of its input.
+
+    The key map "tflite" reads an integer file, whose graph is the network; otherwise the entry's architecture is made.
+
+    Raises:
+        UserError: the file does not fit the entry.
+    """
+    if keymap == "tflite":
+        from zoo.loading.tflite import read_for
+
+        return read_for(path, entry.name, entry.classes + entry.label_offset)
+    net = create(entry)
+    load_weights(net, path, keymap)
+    return net.eval()
 
 
 def check_runs(entry: ModelEntry, path: Path) -> None:
