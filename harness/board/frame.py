@@ -66,12 +66,17 @@ class Frame:
         }
         return {key: group for key, group in groups.items() if group.any()}
 
-    @cached_property
-    def widths(self) -> dict[int, Bools]:
-        """Per bitwidth, widest first, the targets of the first family that has it: the axis of a plot."""
-        made: dict[int, Bools] = {}
-        for (width, _), group in self.width_groups.items():
-            made.setdefault(width, group)
+    def widths(self, usable: Bools) -> dict[int, tuple[str, Bools]]:
+        """Return per bitwidth, widest first, a family and its usable targets: the axis of a plot.
+
+        Of the families that have usable targets of a bitwidth it is the one that has them at the most bitwidths, so that a
+        curve compares bitwidths rather than architectures.
+        """
+        groups = {key: member & usable for key, member in self.width_groups.items() if (member & usable).any()}
+        spread = {title: sum(title == other for _, other in groups) for title in self.members}
+        made: dict[int, tuple[str, Bools]] = {}
+        for width, title in sorted(groups, key=lambda key: (-key[0], -spread[key[1]])):
+            made.setdefault(width, (title, groups[width, title]))
         return made
 
     def whitebox(self, substitute: str) -> Bools:

@@ -1,4 +1,7 @@
-"""Quantisation of attention maps: what leaves a softmax spans powers of ten, and is quantised by powers of two."""
+"""Quantisation of attention: of both its products' factors, and of what a softmax leaves, which spans powers of ten.
+
+Queries, keys and values are quantised evenly, attention maps by powers of two.
+"""
 
 from __future__ import annotations
 
@@ -37,10 +40,21 @@ class Log2Activation(DroppingActivation):
         return torch.where(keep, x, q)
 
 
-def quantize_attention(model: nn.Module, bits: int) -> list[str]:
-    """Quantise the attention maps of a transformer as timm builds them, and return the names of their places.
+PRODUCTS = ("queries", "keys", "values")
+"""The thirds of what a layer called `qkv` gives, in timm's order."""
 
-    Fused kernels never show their map, so attention is computed step by step from then on; its values stay the same.
+
+def quantize_products(layer: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+    """Forward hook of a `qkv` layer: quantise its thirds, each in a range of its own. (..., 3 * width) to the same."""
+    thirds = zip(PRODUCTS, output.chunk(len(PRODUCTS), -1), strict=True)
+    return torch.cat([layer.get_submodule(name)(third) for name, third in thirds], -1)
+
+
+def quantize_attention(model: nn.Module, bits: int) -> list[str]:
+    """Quantise the factors of both products of attention as timm builds it, and return the names of their places.
+
+    They are q and k of the scores, and v and the attention map of the sum (FQ-ViT, Sec. 3). Fused kernels never show their
+    map, so attention is computed step by step from then on; its values stay the same.
     """
     found = []
     for name, module in model.named_modules():
@@ -53,4 +67,11 @@ def quantize_attention(model: nn.Module, bits: int) -> list[str]:
             drop.add_module("input_quantizer", quantizer)
             drop.register_forward_pre_hook(quantize_input)
             found.append(f"{name}.attn_drop")
+            qkv: Any = module.qkv
+            for third in PRODUCTS:
+                factor = DroppingActivation(bits).train(module.training)
+                factor.layer = f"{name}.qkv.{third}"
+                qkv.add_module(third, factor)
+                found.append(factor.layer)
+            qkv.register_forward_hook(quantize_products)
     return found

@@ -30,6 +30,7 @@ from zoo.quant.convert import (
     weight_quantizers,
 )
 from zoo.quant.fold import fold_batchnorm
+from zoo.quant.layernorm import even_layernorms
 from zoo.quant.rounding import DroppingActivation, RoundedWeight
 from zoo.registry.entry import QuantSpec
 from zoo.registry.qdrop import ReconstructionSettings
@@ -100,6 +101,8 @@ def qdrop(
         raise UserError("qdrop needs calibration images of shape (N, C, H, W): pass at least one, better hundreds")
     model.eval()
     fold_batchnorm(model, images[:1], check=True)
+    if spec.a_bits != 32:
+        even_layernorms(model, images[: settings.calibration], spec.a_bits)
     quantize(model, spec)
     set_state(model, "fp")
     calibrate(model, images[: settings.calibration])

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from harness.board.lines import Line, group_means
+import numpy as np
+
+from harness.board.lines import Line
 from harness.board.plots.style import Axes, Choice, Figure, canvas, distinct, look, title
 from zoo.errors import UserError
 
@@ -19,8 +21,8 @@ PANELS = 6
 def draw(board: Board, choice: Choice) -> Figure:
     """Return the picture: each pair's substitute, its baseline and its controls over the bitwidths of the targets.
 
-    Points are means over black-box targets of one bitwidth, bars 95 % intervals over images. Lines differ in colour, marker
-    and dash.
+    Points are means over the targets of one bitwidth that are black-box for every line of the panel, of the family that has
+    the most bitwidths (`Frame.widths`); bars are 95 % intervals over images. Lines differ in colour, marker and dash.
 
     Raises:
         UserError: the suite has no pair with rows.
@@ -35,7 +37,7 @@ def draw(board: Board, choice: Choice) -> Figure:
     attacks.sort(key=lambda attack: -sum((name, attack) in index for name in names))
     attacks = attacks[:PANELS]
     rows, columns = len(pairs), len(attacks)
-    figure, axes = canvas(2.6 * columns + 2.6, 2.5 * rows + 0.6, rows, columns, sharex=True, sharey=True)
+    figure, axes = canvas(2.6 * columns + 2.6, 2.5 * rows + 0.6, rows, columns, sharey=True)
     for row, pair in enumerate(pairs):
         for column, attack in enumerate(attacks):
             _panel(axes[row][column], board, pair, attack, index)
@@ -50,23 +52,19 @@ def draw(board: Board, choice: Choice) -> Figure:
 
 def _panel(axis: Axes, board: Board, pair: PairView, attack: str, index: dict[tuple[str, str], Line]) -> None:
     names = [pair.substitute, pair.baseline, *pair.controls]
-    shared = sorted(board.frame.widths, reverse=True)
+    lines = [index[name, attack] for name in names if (name, attack) in index]
+    groups = board.frame.widths(np.logical_and.reduce([line.usable for line in lines])) if lines else {}
+    shared = list(groups)
     for place, name in enumerate(names):
         if (name, attack) not in index:
             continue
-        points = _points(board, index[name, attack])
-        xs = [shared.index(bits) + 0.07 * (place - len(names) / 2) for bits, _, _, _ in points]
-        values = [100 * value for _, value, _, _ in points]
-        errors = [[100 * (v - low) for _, v, low, _ in points], [100 * (high - v) for _, v, _, high in points]]
+        means = [rate for _, members in groups.values() if (rate := index[name, attack].asr.mean(members)) is not None]
+        xs = [at + 0.07 * (place - len(names) / 2) for at in range(len(shared))]
+        values = [100 * rate.value for rate in means]
+        errors = [[100 * (rate.value - rate.low) for rate in means], [100 * (rate.high - rate.value) for rate in means]]
         style = look(place) | {"lw": 2.2 if place == 0 else 1.2, "zorder": 9 - place, "label": name}
         axis.errorbar(xs, values, yerr=errors, ms=4.5, capsize=2, elinewidth=0.8, **style)
     axis.set_xticks(range(len(shared)), [str(bits) for bits in shared])
-    axis.set_title(f"{attack}, {pair.baseline}")
+    families = distinct([title for title, _ in groups.values()])
+    axis.set_title(f"{attack}, {pair.baseline}" + (f"\ntargets: {families[0]}" if len(families) == 1 else ""))
     axis.grid(axis="y")
-
-
-def _points(board: Board, line: Line) -> list[tuple[int, float, float, float]]:
-    """Return (bits, rate, low, high) of a line, widest first, where it has black-box targets of that bitwidth."""
-    groups = [(str(bits), members) for bits, members in sorted(board.frame.widths.items(), reverse=True)]
-    means = group_means(line.asr, groups, line.usable)
-    return [(int(bits), rate.value, rate.low, rate.high) for bits, rate in means.items() if rate is not None]

@@ -96,9 +96,9 @@ def open_style(salt: str) -> Iterator[None]:
 
 def canvas(width: float, height: float, rows: int = 1, columns: int = 1, **options: Any) -> tuple[Figure, Any]:
     """Return a figure of that size in inches, without a window behind it, and its axes as an array (rows, columns)."""
-    from matplotlib.figure import Figure as CraftedImages
+    from matplotlib.figure import Figure as NewFigure
 
-    figure = CraftedImages(figsize=(width, height), layout="constrained")
+    figure = NewFigure(figsize=(width, height), layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False, **options)
 
 

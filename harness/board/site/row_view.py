@@ -54,7 +54,7 @@ def origin(view: View, row: Row, folder: Path) -> list[tuple[str, str]]:
     facts += [
         ("Passes per image", said or "not declared"),
         ("Crafting", seconds),
-        ("CraftedImages", f"{p.created}, package {p.package}, torch {p.torch}, timm {p.timm}, Python {p.python}, {p.platform}"),
+        ("Made", f"{p.created}, package {p.package}, torch {p.torch}, timm {p.timm}, Python {p.python}, {p.platform}"),
         ("Precision", p.precision or "exact: float32, deterministic kernels"),
         ("Hardware", p.hardware or "not recorded"),
         ("Commit", p.commit or "outside a repository"),

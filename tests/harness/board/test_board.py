@@ -5,6 +5,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -86,10 +87,23 @@ def test_bitwidths_of_different_families_stay_apart() -> None:
     bits = {(entry["bits"], entry["family"]): entry["asr"]["value"] for entry in board.to_json()["rows"][0]["bits"]}
     found = cells(board)
     assert bits[32, "Adversarial"] == pytest.approx(float(found["a-2bit", "0", "b-fp"]["asr"]), abs=1e-3)
-    assert {width: group.tolist() for width, group in board.frame.widths.items()} == {
-        32: [True, False, False],
-        2: [False, False, True],
+    assert _axis(board.frame, [True, True, True]) == {
+        32: ("Standard", [True, False, False]),
+        2: ("Quantised", [False, False, True]),
     }
+    assert _axis(board.frame, [False, True, True])[32] == ("Adversarial", [False, True, False])
+
+
+def test_a_curve_over_bitwidths_keeps_to_one_architecture_where_it_can() -> None:
+    families = {"A": ["a-fp"], "B": ["b-fp", "b-2bit"]}
+    world = World(Suite(families=families, bits={"a-fp": 32, "b-fp": 32, "b-2bit": 2}))
+    frame = board_of(world, [world.row("a-2bit")]).frame
+    assert _axis(frame, [True, True, True]) == {32: ("B", [False, True, False]), 2: ("B", [False, False, True])}
+    assert _axis(frame, [True, True, False]) == {32: ("A", [True, False, False])}
+
+
+def _axis(frame: Any, usable: list[bool]) -> dict[int, tuple[str, list[bool]]]:
+    return {width: (title, group.tolist()) for width, (title, group) in frame.widths(np.array(usable)).items()}
 
 
 def test_attack_that_does_nothing_scores_zero_and_the_clean_error() -> None:

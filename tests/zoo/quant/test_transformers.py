@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -13,9 +14,10 @@ from zoo import archs
 from zoo._compat import ensure_torchvision
 from zoo.archs import clip
 from zoo.loading.load import create
-from zoo.quant import activation_quantizers, qdrop, quantize, set_state, weight_quantizers
+from zoo.quant import activation_quantizers, calibrate, qdrop, quantize, set_state, weight_quantizers
 from zoo.quant.attention import Log2Activation
 from zoo.quant.convert import layers
+from zoo.quant.layernorm import even_layernorms
 from zoo.quant.ptq import QDrop, find_units
 from zoo.quant.rounding import RoundedWeight
 from zoo.registry import load
@@ -113,6 +115,73 @@ def test_attention_maps_are_quantised_by_powers_of_two() -> None:
     maps = {name for name, q in activation_quantizers(net).items() if isinstance(q, Log2Activation)}
     assert maps == {"blocks.0.attn.attn_drop", "blocks.1.attn.attn_drop"}
     assert not quantize(vit(), QuantSpec(method="qdrop", w_bits=4, a_bits=32)).blocks[0].attn.attn_drop._modules  # type: ignore[index, union-attr]
+
+
+@pytest.mark.parametrize("make", [vit, swin])
+def test_both_factors_of_both_products_of_attention_have_few_values(make: Callable[[], nn.Module]) -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        net = make().eval()
+    qdrop(net, QuantSpec(method="qdrop", w_bits=32, a_bits=3), images(), FEW)
+    attention = next(m for m in net.modules() if hasattr(m, "attn_drop"))
+    seen: list[Tensor] = []
+    handle = attention.qkv.register_forward_hook(lambda layer, args, out: seen.extend(out.chunk(3, -1)))  # type: ignore[union-attr]
+    with handle, torch.no_grad():
+        net(images())
+    assert len(seen) == 3 and all(2 < len(third.unique()) <= 2**3 for third in seen)
+    set_state(net, "w")
+    seen.clear()
+    with torch.no_grad():
+        net(images())
+    assert all(len(third.unique()) <= 2**3 for third in seen), "the hook is gone"
+
+
+def test_a_step_for_all_channels_serves_them_once_a_layernorm_carries_their_scales() -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net, x = vit().eval(), images(8)
+        for block in net.blocks:  # type: ignore[union-attr]
+            block.norm1.weight.data *= torch.logspace(-1, 1, 16)
+            block.norm1.bias.data += torch.linspace(-3, 3, 16)
+    plain = copy.deepcopy(net)
+    with torch.no_grad():
+        before = net(x)
+        named = even_layernorms(net, x, 5)
+        assert named == ["blocks.0.norm1", "blocks.0.norm2", "blocks.1.norm1", "blocks.1.norm2"]
+        assert torch.allclose(net(x), before, atol=1e-4 * float(before.abs().max()))
+        given: list[Tensor] = []
+        with net.blocks[0].norm1.register_forward_hook(lambda norm, args, out: given.append(out.flatten(0, -2))):  # type: ignore[index, union-attr]
+            net(x)
+        low, high = given[0].amin(0), given[0].amax(0)
+        assert torch.allclose(low, low.mean().expand(16), rtol=1e-4) and torch.allclose(
+            high, high.mean().expand(16), rtol=1e-4
+        ), "every channel has one range"
+        errors = [_error_of_the_first_product(each, x) for each in (net, plain)]
+    assert errors[0] < 0.3 * errors[1]
+
+
+def _error_of_the_first_product(net: Any, x: Tensor) -> float:
+    """Quantise activations to 5 bits; the squared error of what the first layer after a norm gives."""
+    seen: list[Tensor] = []
+    with net.blocks[0].attn.qkv.register_forward_hook(lambda layer, args, out: seen.append(out)):
+        net(x)
+        quantize(net, QuantSpec(method="qdrop", w_bits=32, a_bits=5))
+        calibrate(net, x)
+        seen[1:] = []
+        net(x)
+    return float((seen[1] - seen[0]).square().mean())
+
+
+def test_a_norm_that_something_else_reads_stays_as_it_is() -> None:
+    net = vit(depth=1).eval()
+    block: Any = net.blocks[0]  # type: ignore[index]
+    plain = block.forward
+    block.forward = lambda x, **more: plain(x, **more) + block.norm1(x)
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    assert even_layernorms(net, images(), 4) == ["blocks.0.norm2"]
+    after = net.state_dict()
+    assert torch.equal(after["blocks.0.norm1.weight"], before["blocks.0.norm1.weight"])
+    assert torch.equal(after["blocks.0.attn.qkv.weight"], before["blocks.0.attn.qkv.weight"])
 
 
 def _calibrated(bits: int) -> Tensor:
