@@ -8,6 +8,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from harness.board.compare import ReportedFigure, compare_reported
+from harness.board.deployment import Gap
 from harness.board.escape import csv_text
 from harness.board.gains import ALL, GainRow
 from harness.board.lines import TIERS, Line, family_means
@@ -88,6 +89,7 @@ def to_json(board: Board) -> dict[str, Any]:
                     "whitebox": [t for t, white in zip(board.frame.targets, line.whitebox, strict=True) if white],
                 }
             )
+    pairs = {"deployment": [_gap(gap) for gap in board.gaps]} if board.gaps else {}
     return {
         "schema_version": 1,
         "suite": {"name": suite.name, "version": suite.version, "digest": suite.digest, "title": suite.title},
@@ -100,6 +102,7 @@ def to_json(board: Board) -> dict[str, Any]:
         },
         "rows": rows,
         "gains": [_gain(row) for row in board.gains],
+        **pairs,
         "reported": [_reported_figure(figure) for figure in compare_reported(board.frame, board.lines)],
         "absent": [entry.model_dump() for entry in board.absent],
         "refused": list(board.refused),
@@ -120,6 +123,12 @@ def one_line_each(data: dict[str, Any]) -> str:
 
 def _compact(value: object) -> str:
     return json.dumps(value, ensure_ascii=False, allow_nan=False)
+
+
+def _gap(gap: Gap) -> dict[str, Any]:
+    line = gap.line
+    where = {"substitute": line and line.substitute, "attack": line and line.attack, "evidence": line and line.evidence}
+    return {"kind": gap.kind, "target": gap.target, "of": gap.other, **where, "whitebox": gap.whitebox, "rate": _rate(gap.rate)}
 
 
 def _gain(row: GainRow) -> dict[str, Any]:

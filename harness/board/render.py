@@ -30,6 +30,7 @@ def to_markdown(board: Board) -> str:
     shown = [*tables.rankings(), tables.gain_table(families=True), tables.bit_table()]
     if board.lines:
         shown += [tables.error_table(), tables.cost_table()]
+    shown += tables.deployment_tables(board.gaps)
     figures = compare_reported(board.frame, board.lines)
     if any(figure.error is not None for figure in figures):
         shown.append(reported_table(figures, measured_only=True))

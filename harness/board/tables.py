@@ -6,6 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from harness.board import deployment
+from harness.board.deployment import Gap
 from harness.board.frame import Frame
 from harness.board.gains import ALL, GainRow
 from harness.board.lines import TIERS, Line
@@ -214,6 +216,11 @@ class Tables:
             f"The last column ranks lines of at most {steps} gradients."
         )
         return Table("Cost and size", intro, self._names() + headers, rows, len(self._names()))
+
+    def deployment_tables(self, found: Sequence[Gap]) -> list[Table]:
+        """Return what integer networks lose on the device, and where they differ from fake quantisation; none without pairs."""
+        lines = self._ordered()
+        return deployment.tables(found, lines, [self._named(line) for line in lines], self._names())
 
     def cell_tables(self) -> list[Table]:
         """Return for each family the success rate on every target."""

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from harness.records.pinned import Deployment, PinnedSuite
 from harness.records.pinned import Model as ModelFacts
-from harness.records.pinned import PinnedSuite
 from harness.substitutes.kernels import Precision, fixed, hardware
 from harness.suites.suite import SubstituteSpec, Suite
 from zoo import registry as registries
@@ -323,6 +323,30 @@ def open_workspace(
     return workspace_of(replace(context, limit=limit))
 
 
+def in_engine(entry: ModelEntry) -> bool:
+    """Return whether a model runs in an engine rather than in torch."""
+    return getattr(entry, "engine", None) is not None
+
+
+def deployment(name: str, entries: Mapping[str, ModelEntry], targets: Sequence[str]) -> Deployment | None:
+    """Return which targets an integer network in an engine was made of, by the registry's parents; None of other networks.
+
+    An imported network, which emulates the engine, has it as its parent.
+    """
+    if name not in targets or not in_engine(entries[name]):
+        return None
+    above: list[ModelEntry] = []
+    parent = entries[name].parent
+    while parent is not None:
+        above.append(entries[parent])
+        parent = above[-1].parent
+    below = [entries[t] for t in targets if entries[t].parent == name]
+    kin = [e for e in (*above, *below) if e.name in targets and not in_engine(e)]
+    precise = next((e.name for e in kin if e.quant is None), None)
+    emulated = next((e.name for e in kin if e.quant is not None), None)
+    return Deployment(precise=precise, emulated=emulated) if precise or emulated else None
+
+
 def describe(workspace: Workspace, absent: Mapping[str, str]) -> PinnedSuite:
     """Describe a suite as it is about to run; the weights of absent models are null."""
     suite, entries = workspace.suite, workspace.registry
@@ -333,6 +357,7 @@ def describe(workspace: Workspace, absent: Mapping[str, str]) -> PinnedSuite:
             a_bits=entries[name].a_bits,
             sha256=None if name in absent else workspace.sha256(name),
             identity=None if name in absent else workspace.identity(name),
+            deployed=deployment(name, entries, suite.target_names),
         )
         for name in suite.model_names
     }
