@@ -23,6 +23,7 @@ from harness.suites.selection import Job
 from harness.suites.suite import Suite
 from zoo.devices import check_device
 from zoo.errors import MachineError, UserError
+from zoo.loading.engines import black_box_sentence
 
 
 def suite_folder(out: Path, suite: Suite, limit: int | None, how: str | None = None, full: bool = False) -> Path:
@@ -55,6 +56,9 @@ def run(suite: Suite, request: Request, out: Path, notify: Notify | None = None)
     report = Report(suite_folder(out, suite, context.limit, context.how, full))
     targets = [t for t in suite.target_names if not selection.targets or t in selection.targets]
     substitutes = dict.fromkeys(m for job in jobs for m in suite.substitute(job.substitute).models)
+    for model in substitutes:
+        if workspace.registry[model].engine is not None:
+            raise UserError(black_box_sentence(workspace.registry[model]))
     blocked = absent_models(workspace, [*targets, *substitutes])
     pinned = describe(workspace, blocked)
     waiting = None if request.batch_size is None else -(-request.batch_size // suite.block)

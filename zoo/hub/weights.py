@@ -107,7 +107,7 @@ def _acceptance(name: str, weights: Weights) -> str:
 
 
 def _first_that_works(name: str, weights: Weights, options: DownloadOptions) -> Path:
-    want = Want(name, weights.sha256, weights.size, safetensors=weights.keymap is None)
+    want = Want(name, weights.sha256, weights.size, safetensors=weights.keymap is None and not weights.is_graph)
     problems: list[str] = []
     for route in _attempts(weights, want, options):
         try:

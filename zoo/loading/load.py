@@ -50,9 +50,11 @@ def create(entry: ModelEntry) -> nn.Module:
     """Return the entry's network with its quantisers, its weights not loaded.
 
     Raises:
-        UserError: the architecture is unknown, or its arguments do not fit.
+        UserError: the architecture is unknown, or its arguments do not fit, or the entry's file is the network.
     """
     source, name = entry.arch.split(":", 1)
+    if entry.engine is not None or source == "file":
+        raise UserError(f"{entry.name}: its file holds its graph, so there is no network without it; zoo pull {entry.name}")
     classes = entry.classes + entry.label_offset
     if source == "zoo":
         from zoo import archs
@@ -92,11 +94,16 @@ def load_entry(entry: ModelEntry, path: Path | None = None) -> InputWrapper:
 def network(entry: ModelEntry, path: Path, keymap: str | None = None) -> nn.Module:
     """Return the entry's network with the weights of a file, in evaluation mode, without care of its input.
 
-    The key map "tflite" reads an integer file, whose graph is the network; otherwise the entry's architecture is made.
+    An entry with an engine is a black box. The key map "tflite" reads an integer file, whose graph is the network; otherwise
+    the entry's architecture is made.
 
     Raises:
         UserError: the file does not fit the entry.
     """
+    if entry.engine is not None:
+        from zoo.loading.engines import BlackBox
+
+        return BlackBox(entry, path).eval()
     if keymap == "tflite":
         from zoo.loading.tflite import read_for
 
@@ -222,4 +229,6 @@ def identity(entry: ModelEntry) -> str:
     content = entry.model_dump(mode="json", include=fields)
     content["weights"] = weights_sha256(entry)
     content["keymap"] = entry.weights.keymap if entry.weights else None
+    if entry.engine is not None:
+        content["engine"] = entry.engine.model_dump(mode="json")
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
