@@ -182,7 +182,9 @@ def _narrow(proto: Any) -> None:
     casts = [
         node
         for node in graph.node
-        if node.op_type == "Cast" and node.input[0] in constants and node.attribute[0].i == TensorProto.UINT4
+        if node.op_type == "Cast"
+        and node.input[0] in constants
+        and ("to", TensorProto.UINT4) in [(a.name, a.i) for a in node.attribute]
     ]
     for node in casts:
         tensor = constants[node.input[0]]

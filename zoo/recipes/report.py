@@ -25,9 +25,9 @@ class BuildReport:
     """What a build made.
 
     accuracies: top-1 in percent on the test images by state of the network ("fp" when it is not quantised); `top1` is that
-    of the state it is evaluated in, null where none was measured, as of an export. log: what was done, as stored in the file's metadata; `seconds` is kept out of it so
-    that building again gives the same bytes. kept: whether the file was there already, made by the same recipe from the
-    same images and weights.
+    of the state it is evaluated in, null where none was measured, as of an export. log: what was done, as stored in the file's
+    metadata; `seconds` is kept out of it so that building again gives the same bytes. kept: whether the file was there already,
+    made by the same recipe from the same images and weights.
     """
 
     name: str
