@@ -323,17 +323,12 @@ def open_workspace(
     return workspace_of(replace(context, limit=limit))
 
 
-def in_engine(entry: ModelEntry) -> bool:
-    """Return whether a model runs in an engine rather than in torch."""
-    return getattr(entry, "engine", None) is not None
-
-
 def deployment(name: str, entries: Mapping[str, ModelEntry], targets: Sequence[str]) -> Deployment | None:
     """Return which targets an integer network in an engine was made of, by the registry's parents; None of other networks.
 
     An imported network, which emulates the engine, has it as its parent.
     """
-    if name not in targets or not in_engine(entries[name]):
+    if name not in targets or entries[name].engine is None:
         return None
     above: list[ModelEntry] = []
     parent = entries[name].parent
@@ -341,7 +336,7 @@ def deployment(name: str, entries: Mapping[str, ModelEntry], targets: Sequence[s
         above.append(entries[parent])
         parent = above[-1].parent
     below = [entries[t] for t in targets if entries[t].parent == name]
-    kin = [e for e in (*above, *below) if e.name in targets and not in_engine(e)]
+    kin = [e for e in (*above, *below) if e.name in targets and e.engine is None]
     precise = next((e.name for e in kin if e.quant is None), None)
     emulated = next((e.name for e in kin if e.quant is not None), None)
     return Deployment(precise=precise, emulated=emulated) if precise or emulated else None

@@ -195,7 +195,7 @@ class IntegerNet(ZooNet):
     def __init__(self, steps: Sequence[Step], source: int, fed: Codes, result: int, scale: float, side: int) -> None:
         super().__init__()
         self.source, self.result, self.scale, self.side = source, result, scale, side
-        self.fed = Requantize(fed, "input")
+        self.fed = Requantize(Codes(1.0, 0, 0, fed.high - fed.low), "input")
         self.first = float(fed.low - fed.zero)
         self.steps = nn.ModuleDict({f"op{place}": Operator(step, f"op{place}") for place, step in enumerate(steps)})
         self.first_conv, self.classifier, self.feature_layer = _named(steps)
@@ -204,7 +204,7 @@ class IntegerNet(ZooNet):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits: codes of the last layer times their scale."""
-        values = {self.source: self.fed(x * 255 + self.first)}
+        values = {self.source: self.fed(x * 255) + self.first}
         for operator, ends in zip(self.steps.values(), self._ends, strict=True):
             assert isinstance(operator, Operator)
             values[operator.writes] = operator(*(values[number] for number in operator.reads))

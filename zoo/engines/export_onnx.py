@@ -60,8 +60,8 @@ def export_onnx(entry: ModelEntry, out: Path, path: Path | None = None) -> Expor
         )
     _require()
     define_operators()
+    model = load_entry(entry, path)
     path = path or weights_path(entry)
-    model = load_entry(entry, path if entry.weights is None else None)
     size = entry.input.resize or entry.input.size
     x = torch.rand(2, entry.input.channels, size, size, generator=torch.Generator().manual_seed(0))
     parts = take_apart(model.net, path, model.prepare(x))
@@ -125,11 +125,9 @@ def _dequantize(stored: Any, scale: Any, zero: Any, bits: int) -> Any:
     return op.DequantizeLinear(stored, scale, zero, axis=0)
 
 
-def _quantize_dequantize(x: Any, scale: Any, zero: Any, bits: int) -> Any:
+def _quantize_dequantize(x: Any, scale: Any, zero: Any) -> Any:
     from onnxscript import opset21 as op
 
-    if bits == 4:
-        zero = _four_bits(zero)
     return op.DequantizeLinear(op.QuantizeLinear(x, scale, zero), scale, zero)
 
 
@@ -176,20 +174,21 @@ def _strip(proto: Any) -> None:
 
 def _narrow(proto: Any) -> None:
     """Turn constants that are cast to 4 bits into constants of 4 bits."""
-    import numpy as np
-    from onnx import TensorProto, helper, numpy_helper
+    from ml_dtypes import uint4
+    from onnx import TensorProto, numpy_helper
 
     graph = proto.graph
     constants = {tensor.name: tensor for tensor in graph.initializer}
     casts = [
         node
         for node in graph.node
-        if node.op_type == "Cast" and node.input[0] in constants and node.attribute[0].i == TensorProto.UINT4
+        if node.op_type == "Cast"
+        and node.input[0] in constants
+        and ("to", TensorProto.UINT4) in [(a.name, a.i) for a in node.attribute]
     ]
     for node in casts:
         tensor = constants[node.input[0]]
-        values = numpy_helper.to_array(tensor).astype(np.uint8).flatten().tolist()
-        graph.initializer.append(helper.make_tensor(node.output[0], TensorProto.UINT4, tensor.dims, values))
+        graph.initializer.append(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(uint4), node.output[0]))
         graph.node.remove(node)
     used = {name for node in graph.node for name in node.input}
     for tensor in [tensor for tensor in graph.initializer if tensor.name not in used]:

@@ -23,7 +23,7 @@ from zoo.quant.pack import pack, read_codes
 from zoo.quant.save import read_packed
 
 STORED_BITS = (4, 8)
-"""Widths that ONNX has types for."""
+"""Widths of weights that ONNX has types for."""
 _LARGEST_BIAS = 2**31 - 1
 
 
@@ -58,10 +58,8 @@ class Parts:
         if self.activations:
             bits = "/".join(map(str, sorted(set(self.activations.values()))))
             said.append(f"inputs of {len(self.activations)} layers are quantised to integers of {bits} bits")
-        if self.activations and set(self.activations.values()) != {8}:
-            said.append(
-                "below 8 bits the engine has no integer kernels: it stores and rounds at 4 bits and multiplies in float"
-            )
+        if any(part.bits == 4 for part in self.weights.values()):
+            said.append("the engine has no kernels for 4-bit weights: it makes floats of them before it multiplies")
         said += [f"{count} x {reason}" for reason, count in Counter(self.floats.values()).items()]
         return said
 
@@ -155,7 +153,7 @@ def _replace_weight(
 def _replace_bias(parts: Parts, name: str, layer: nn.Module, step: Tensor | None) -> None:
     """Hold a bias in 32 bits, in units of a product of input and weight, as integer kernels add it."""
     bias, weight = layer.bias, parts.weights.get(name)
-    if bias is None or weight is None or step is None or weight.bits != 8 or parts.activations[name] != 8:
+    if bias is None or weight is None or step is None or weight.bits != 8:
         return
     scale = step * weight.scale
     rounded = (cast(Tensor, bias).double() / scale.double()).round()
@@ -199,22 +197,22 @@ def _why_float(quantizer: ActivationQuantizer) -> str:
     grid = quantizer.grid(quantizer.flags()[1])
     if not grid.uniform:
         return "activations are rounded in float: additive powers of two are no even grid"
-    return f"activations are rounded in float: ONNX has no integers for {len(grid.numerators)} levels"
+    return f"activations are rounded in float: {len(grid.numerators)} levels from {grid.numerators[0]} on are no byte"
 
 
 def exported_activation(quantizer: ActivationQuantizer) -> nn.Module:
-    """Return a quantiser as integers of 4 or 8 bits where its levels are all of them, and otherwise as what it does in float."""
+    """Return a quantiser as integers of at most 8 bits where its levels are even, and otherwise as what it does in float."""
     calibrated, signed = quantizer.flags()
     if not calibrated:
         raise UserError(
             f"the input range of layer {quantizer.layer!r} is not set: calibrate the network before exporting it"
         )
     grid, scale = quantizer.grid(signed), quantizer.scale().detach()
-    low = grid.numerators[0]
-    bits = next((b for b in STORED_BITS if grid.uniform and len(grid.numerators) == 2**b), None)
-    if bits is None or not -(2**bits) < low <= 0:
+    levels, low = len(grid.numerators), grid.numerators[0]
+    even = grid.uniform and grid.numerators[-1] - low == levels - 1
+    if not even or levels > 256 or not -256 < low <= 0:
         return FloatActivation(grid, scale)
-    return IntegerActivation(grid.unit(scale).float().reshape(()), -low, bits)
+    return IntegerActivation(grid.unit(scale).float().reshape(()), -low, levels)
 
 
 class Dequantized(nn.Module):
@@ -236,20 +234,23 @@ class Dequantized(nn.Module):
 
 
 class IntegerActivation(nn.Module):
-    """Round to integers and back, as the graph's QuantizeLinear and DequantizeLinear."""
+    """Round to bytes and back, as the graph's QuantizeLinear and DequantizeLinear, clipped before to fewer levels than 256."""
 
     scale: Tensor
     zero: Tensor
 
-    def __init__(self, scale: Tensor, zero: int, bits: int) -> None:
+    def __init__(self, scale: Tensor, zero: int, levels: int) -> None:
         super().__init__()
-        self.bits = bits
+        self.bits = (levels - 1).bit_length()
         self.register_buffer("scale", scale)
         self.register_buffer("zero", torch.tensor(zero, dtype=torch.uint8))
+        self.range = None if levels == 256 else (-zero * float(scale), (levels - 1 - zero) * float(scale))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the values of the integers."""
-        result: Tensor = torch.ops.zoo.quantize_dequantize(x, self.scale, self.zero, self.bits)
+        if self.range is not None:
+            x = x.clamp(*self.range)
+        result: Tensor = torch.ops.zoo.quantize_dequantize(x, self.scale, self.zero)
         return result
 
 
@@ -294,8 +295,8 @@ def define_operators() -> None:
         return (stored.to(torch.int32) - zero.to(torch.int32).view(around)).float() * scale.view(around)
 
     @torch.library.custom_op("zoo::quantize_dequantize", mutates_args=())
-    def quantize_dequantize(x: Tensor, scale: Tensor, zero: Tensor, bits: int) -> Tensor:
-        return ((x / scale).round() + zero.float()).clamp(0, 2**bits - 1).sub(zero.float()) * scale
+    def quantize_dequantize(x: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
+        return ((x / scale).round() + zero.float()).clamp(0, 255).sub(zero.float()) * scale
 
     dequantize.register_fake(lambda stored, scale, zero, bits: torch.empty_like(stored, dtype=torch.float32))
-    quantize_dequantize.register_fake(lambda x, scale, zero, bits: torch.empty_like(x))
+    quantize_dequantize.register_fake(lambda x, scale, zero: torch.empty_like(x))

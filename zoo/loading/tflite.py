@@ -261,7 +261,7 @@ def _add(file: _File, operator: Any) -> Step:
         raise UserError(f"{file.path}: an addition of shapes {file.shape(first)} and {file.shape(second)} is not read")
     activation = operator.builtinOptions.fusedActivationFunction
     codes = file.codes(int(operator.outputs[0]), activation)
-    scales = [file.codes(n).scale / codes.scale for n in (first, second)]
+    scales = [float(np.float32(file.codes(n).scale) / np.float32(codes.scale)) for n in (first, second)]
     shift = 20 - (math.frexp(max(scales))[1] - 1)  # XNNPACK's factors have 21 bits
     factors = tuple(torch.tensor(round(math.ldexp(s, shift)) * 2.0**-shift, dtype=torch.float64) for s in scales)
     return Step("add", (first, second), int(operator.outputs[0]), codes, factors, rectified=activation != 0)

@@ -130,9 +130,12 @@ class Alternation(Record):
 
 
 class Recipe(Record):
-    """How an entry's weights are made by `zoo build`. `start` names the entry whose weights training starts from."""
+    """How an entry's weights are made by `zoo build`. `start` names the entry whose weights training starts from.
 
-    kind: Literal["train", "adversarial", "qat", "ptq", "lgv"]
+    Kind `export` writes the start's network to the file that the entry's engine runs.
+    """
+
+    kind: Literal["train", "adversarial", "qat", "ptq", "lgv", "export"]
     start: Name | None = None
     epochs: int | None = Field(default=None, ge=0)
     batch_size: int | None = Field(default=None, ge=1)
