@@ -58,10 +58,20 @@ class HubFile(Record):
     file: FileName = "model.safetensors"
 
 
+class PackageFile(Record):
+    """One file inside a package of the package index, at one version."""
+
+    name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9]([\w.-]*[A-Za-z0-9])?$")]
+    version: Annotated[str, StringConstraints(pattern=r"^[0-9][\w.+!-]*$")]
+    file: FileName
+    """Its path inside the wheel."""
+
+
 class Weights(Record):
-    """Where a model's bytes are, in order of preference: `bundled`, `hub`, `url`, `file`. null means unknown."""
+    """Where a model's bytes are, in order of preference: `bundled`, `package`, `hub`, `url`, `file`. null means unknown."""
 
     bundled: FileName | None = None
+    package: PackageFile | None = None
     hub: HubFile | None = None
     url: Annotated[str, StringConstraints(pattern=r"^https?://\S+$")] | None = None
     file: str | None = None
@@ -73,8 +83,8 @@ class Weights(Record):
 
     @model_validator(mode="after")
     def _somewhere(self) -> Weights:
-        if not (self.bundled or self.hub or self.url or self.file):
-            raise ValueError("weights need one of bundled, hub, url, file")
+        if not (self.bundled or self.package or self.hub or self.url or self.file):
+            raise ValueError("weights need one of bundled, package, hub, url, file")
         return self
 
     @property
