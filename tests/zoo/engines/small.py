@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from zoo.engines.tflite_file import TfliteFile
+from tests.zoo.engines.tflite_file import TfliteFile
 
 SIDE, CLASSES = 10, 5
 
