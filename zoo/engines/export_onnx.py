@@ -66,8 +66,7 @@ def export_onnx(entry: ModelEntry, out: Path, path: Path | None = None) -> Expor
     x = torch.rand(2, entry.input.channels, size, size, generator=torch.Generator().manual_seed(0))
     parts = take_apart(model.net, path, model.prepare(x))
     model.net = parts.net
-    model.resize = None  # images are resized before they come
-    proto = _traced(model, x, entry.name)
+    proto = traced(model, x, entry.name)
     notes = parts.notes()
     _describe(proto, entry, path, notes)
     data = proto.SerializeToString(deterministic=True)
@@ -87,7 +86,7 @@ def _require() -> None:
     del onnx
 
 
-def _traced(model: InputWrapper, x: Tensor, name: str) -> Any:
+def traced(model: InputWrapper, x: Tensor, name: str) -> Any:
     """Return the graph that torch's exporter writes of a prepared network."""
     table: dict[Any, Callable[..., Any]] = {
         torch.ops.zoo.dequantize.default: _dequantize,

@@ -9,7 +9,7 @@ import numpy as np
 
 from zoo.engines.tflite_file import TfliteFile
 
-SIDE, CLASSES = 9, 5
+SIDE, CLASSES = 10, 5
 
 
 class Writer:
@@ -50,7 +50,7 @@ class Writer:
 
 
 def write(path: Path, kind: str = "uint8", seed: int = 0, softmax: bool = True) -> Path:
-    """Write a classifier of 9 x 9 RGB images into 5 classes and return its path."""
+    """Write a classifier of 10 x 10 RGB images into 5 classes and return its path."""
     w = Writer(kind, seed)
     relu6 = -128 if kind == "int8" else 0
     x = w.activation((1, SIDE, SIDE, 3), 1 / 128)
@@ -87,15 +87,15 @@ def write(path: Path, kind: str = "uint8", seed: int = 0, softmax: bool = True) 
         dilationWFactor=1,
         dilationHFactor=1,
     )
-    s = w.activation((1, 5, 5, 8), 0.04, relu6)
+    s = w.activation((1, 5, 5, 8), 0.04)  # its ReLU is a clip at the zero point
     w.file.add("ADD", [c[0], b[0]], [s[0]], 2 if kind == "int8" else 1, fusedActivationFunction=1, potScaleInt16=True)
-    p = w.activation((1, 2, 2, 8), 0.04, relu6)
+    p = w.activation((1, 2, 2, 8), 0.04)
     w.file.add(
         "AVERAGE_POOL_2D", [s[0]], [p[0]], 2 if kind == "int8" else 1,
         padding=1, strideW=2, strideH=2, filterWidth=2, filterHeight=2, fusedActivationFunction=0,
     )  # fmt: skip
     shape = w.file.tensor((2,), "int32", values=np.array([1, 32]))
-    flat = w.activation((1, 32), 0.04, relu6)
+    flat = w.activation((1, 32), 0.04)
     w.file.add("RESHAPE", [p[0], shape], [flat[0]], newShape=[1, 32])
     logits = w.activation((1, CLASSES), 0.05)
     w.finish("FULLY_CONNECTED", flat, 0, (CLASSES, 32), logits, fusedActivationFunction=0, weightsFormat=0)

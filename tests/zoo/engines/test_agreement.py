@@ -136,11 +136,11 @@ def test_import_prints_an_entry_that_loads_and_agrees(tmp_path: Path, monkeypatc
     path = small.write(tmp_path / "net.tflite", "int8")
     overlay = tmp_path / "mine.yaml"
     status, out, err = run("import", str(path), "--name", "my-net", "--data", "mine", "--out", str(overlay))
-    assert status == 0 and str(overlay) in out and "9 x 9 pixels, 5 classes; 1 ADD" in err
+    assert status == 0 and str(overlay) in out and "10 x 10 pixels, 5 classes; 1 ADD" in err
     entry = registry.load([overlay])["my-net"]
     assert entry.w_bits == entry.a_bits == 8 and entry.arch == "file:my-net" and entry.engine is None
     model = zoo.load("my-net", registry=[overlay])
-    x = torch.rand(2, 3, 9, 9, requires_grad=True)
+    x = torch.rand(2, 3, 10, 10, requires_grad=True)
     (gradient,) = torch.autograd.grad(model(x)[:, 0].sum(), x)
     assert model(x).shape == (2, 5) and bool(gradient.any())
     status, out, _ = run("import", str(path), "--name", "my-net", "--data", "mine", "--json")

@@ -17,13 +17,15 @@ from tests.zoo.quant import nets
 from zoo import quant
 from zoo.cli import main
 from zoo.data import load as load_data
-from zoo.engines.export_onnx import INPUT, export_onnx
+from zoo.engines.export_onnx import INPUT, export_onnx, traced
 from zoo.engines.export_parts import FloatActivation, define_operators, exported_activation, integers, take_apart
+from zoo.loading.load import InputWrapper
 from zoo.quant import functional as F
 from zoo.quant import modules as Q
 from zoo.quant.modules import Codes
 from zoo.quant.pack import read_codes
 from zoo.quant.save import read_packed
+from zoo.registry.entry import Input
 
 onnx = pytest.importorskip("onnx")
 runtime = pytest.importorskip("onnxruntime")
@@ -108,9 +110,9 @@ class Normed(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.first, self.norm1 = nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8)
-        self.middle, self.norm2 = nn.Conv2d(8, 6, 3), nn.BatchNorm2d(6)
-        self.last = nn.Linear(6, 4)
+        self.first, self.norm1 = nn.Conv2d(3, 32, 3, bias=False), nn.BatchNorm2d(32)
+        self.middle, self.norm2 = nn.Conv2d(32, 32, 3), nn.BatchNorm2d(32)
+        self.last = nn.Linear(32, 4)
         for norm in (self.norm1, self.norm2):
             nn.init.uniform_(norm.weight, -1.5, 1.5)
             nn.init.normal_(norm.bias)
@@ -150,6 +152,21 @@ def test_a_network_taken_apart_computes_what_it_did(method: str, bits: int, tmp_
     assert ("middle" in parts.activations) == whole and ("middle.input" in parts.floats) == (not whole)
     # folding rounds, and a bias moves by at most half a unit of the sum; neither may move an activation by a step
     torch.testing.assert_close(parts.net(x), before, rtol=1e-3, atol=2e-3 if bits == 8 else 1e-4)
+
+
+@torch.no_grad()
+def test_four_bit_weights_take_four_bits_in_the_file_and_give_the_same_answers(tmp_path: Path) -> None:
+    define_operators()
+    net, x = normed("qdrop", 4), nets.images()
+    model = InputWrapper(net, Input(size=8, mean=(0.0,) * 3, std=(1.0,) * 3)).eval()
+    before = model(x).numpy()
+    take_apart(net, tmp_path / "unused", x)
+    proto = traced(model, x, "tiny")
+    (weight,) = [tensor for tensor in proto.graph.initializer if list(tensor.dims) == [32, 32, 3, 3]]
+    assert weight.data_type == onnx.TensorProto.UINT4 and len(weight.raw_data) == 32 * 32 * 9 // 2
+    assert not [node for node in proto.graph.node if node.op_type == "Cast"]
+    (tmp_path / "tiny.onnx").write_bytes(proto.SerializeToString())
+    np.testing.assert_allclose(session(tmp_path / "tiny.onnx").run(None, {INPUT: x.numpy()})[0], before, atol=1e-4)
 
 
 def test_a_channel_that_a_norm_turns_round_keeps_its_value_even_at_the_lowest_code() -> None:

@@ -130,7 +130,7 @@ def refused(entry: ModelEntry, path: Path, words: str, x: Tensor | None = None) 
 def test_what_cannot_run_is_said_in_one_paragraph(tmp_path: Path) -> None:
     path = small.write(tmp_path / "net.tflite")
     refused(entry_of(path, classes=9), path, r"has 5 outputs and the entry states 9 .* label_offset: 1")
-    refused(entry_of(path), path, r"takes images of 9 x 9 x 3, and 12 x 12 x 3 came; .* input.resize", pixels(1, 12))
+    refused(entry_of(path), path, r"takes images of 10 x 10 x 3, and 12 x 12 x 3 came; .* input.resize", pixels(1, 12))
     normal = {"size": small.SIDE, "mean": (0.5,) * 3, "std": (0.5,) * 3}
     refused(entry_of(path, input=normal), path, "takes bytes, which are not normalised; state mean 0 and std 1")
     broken = tmp_path / "broken.tflite"

@@ -84,6 +84,19 @@ def test_an_imported_network_is_a_quantised_one_with_fixed_weights(tmp_path: Pat
         net.get_submodule(name)
 
 
+def test_without_rounding_activations_are_still_clipped_to_their_ranges(tmp_path: Path) -> None:
+    net = read_network(small.write(tmp_path / "net.tflite")).net
+    x, seen = some_bytes().float() / 255, []
+    net.steps["op0"].output.register_forward_hook(lambda module, args, out: seen.append(out))
+    rounded = net(x)
+    set_state(net, "w")
+    clipped = net(x)
+    for codes in seen:
+        assert float(codes.min()) == 0 and float(codes.max()) <= 255  # a ReLU6, whose range is all codes
+    assert torch.equal(seen[0], seen[0].round()) and not torch.equal(seen[1], seen[1].round())
+    assert float((rounded - clipped).abs().max()) < 0.1 * float(rounded.std())
+
+
 def test_images_are_rounded_to_bytes_as_the_engine_is_fed(tmp_path: Path) -> None:
     net = read_network(small.write(tmp_path / "net.tflite")).net
     x = some_bytes(2).float()
