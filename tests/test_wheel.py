@@ -44,7 +44,8 @@ def test_wheel_holds_registry_suites_weights_and_type_marks(installed: Path) -> 
     sizes = {p: p.stat().st_size for p in (installed / "zoo" / "bundled").iterdir()}
     assert sum(size for p, size in sizes.items() if p.name.startswith("cifar10")) <= 25_000_000
     assert sum(sizes.values()) <= 45_000_000
-    assert (installed / "zoo" / "bundled" / "LICENSE-tflite.txt").is_file(), "what others made comes with its licence"
+    licences = {p.name for p in sizes if p.name.startswith("LICENSE")}
+    assert licences == {"LICENSE-tflite.txt", "LICENSE-squeezenet1.0-8bit.txt"}, "what others made comes with its licence"
 
 
 def test_wheel_lists_and_runs_from_another_folder(installed: Path, tmp_path: Path) -> None:

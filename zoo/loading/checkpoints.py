@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from zoo.errors import UserError, did_you_mean
+from zoo.loading.raw import READERS
 
 StateDict = dict[str, Tensor]
 KeyMap = Callable[[Mapping[str, Tensor]], StateDict]
@@ -33,16 +34,19 @@ def read_foreign(path: Path, keymap: str) -> StateDict:
 
     Args:
         path: A torch or safetensors file, or a `.npy` file with one dictionary of arrays.
-        keymap: Name of a map, or several joined by "+", applied from left to right.
+        keymap: Name of a map, or several joined by "+", applied from left to right; or of a reader of bare numbers.
 
     Raises:
         UserError: No such map, or a file that cannot be read without running code from it, or that the map does not fit.
     """
+    if keymap in READERS:
+        return READERS[keymap](path)
     maps = []
     for name in keymap.split("+"):
         if name not in KEYMAPS:
             raise UserError(
-                f"unknown keymap {name!r}{did_you_mean(name, KEYMAPS)}; choose from {', '.join(sorted(KEYMAPS))}"
+                f"unknown keymap {name!r}{did_you_mean(name, (*KEYMAPS, *READERS))}; choose from "
+                f"{', '.join(sorted((*KEYMAPS, *READERS)))}"
             )
         maps.append(KEYMAPS[name])
     state = read_tensors(path)

@@ -70,7 +70,7 @@ def create(entry: ModelEntry) -> nn.Module:
             net = timm.create_model(name, pretrained=False, num_classes=classes, **entry.arch_args)
         except (RuntimeError, TypeError) as error:
             raise UserError(f"{entry.name}: timm cannot make {name!r} ({error}); mend arch or arch_args") from error
-    if entry.quant is not None:
+    if entry.quant is not None and entry.quant.method != "codebook":
         from zoo import quant
 
         quant.quantize(net, entry.quant)

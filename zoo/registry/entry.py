@@ -97,8 +97,9 @@ class Weights(Record):
 class QuantSpec(Record):
     """How a model is quantised. Bits of 32 mean full precision. `edge_bits` are those of the first and last layer's weights."""
 
-    method: Literal["apot", "uniform", "qdrop", "dorefa", "pact", "xnor", "bnn", "integer"]
-    """`integer` is a file of another's making whose integers say all; the others are quantisers of `zoo.quant`."""
+    method: Literal["apot", "uniform", "qdrop", "dorefa", "pact", "xnor", "bnn", "integer", "codebook"]
+    """Two say how others made a file: `integer` that its integers say all, `codebook` that each weight is one of a few shared
+    values, which are stored as floats here. The others are quantisers of `zoo.quant`."""
     w_bits: int = Field(ge=1, le=32)
     a_bits: int = Field(ge=1, le=32)
     edge_bits: int = Field(default=8, ge=1, le=32)
