@@ -24,7 +24,8 @@ from zoo.quant.save import read_packed
 
 STORED_BITS = (4, 8)
 """Widths of weights that ONNX has types for."""
-_LARGEST_BIAS = 2**31 - 1
+_LARGEST_BIAS = 2**30
+"""In units of a product of input and weight; the sum that it is added to needs the rest of 32 bits."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,8 @@ class Parts:
     floats: dict[str, str] = field(default_factory=dict)
     """What stays in float, with the reason."""
     folded: int = 0
+    coarser: int = 0
+    """Channels whose weights vanish beside their bias, see `with_room`."""
 
     def notes(self) -> list[str]:
         """Say in sentences what is integer in the file and what is not."""
@@ -60,6 +63,10 @@ class Parts:
             said.append(f"inputs of {len(self.activations)} layers are quantised to integers of {bits} bits")
         if any(part.bits == 4 for part in self.weights.values()):
             said.append("the engine has no kernels for 4-bit weights: it makes floats of them before it multiplies")
+        if self.coarser:
+            said.append(
+                f"{self.coarser} channels whose weights vanish beside their bias have a coarser scale than in the network"
+            )
         said += [f"{count} x {reason}" for reason, count in Counter(self.floats.values()).items()]
         return said
 
@@ -86,7 +93,7 @@ def take_apart(net: nn.Module, path: Path, x: Tensor) -> Parts:
     for name, layer in named.items():
         step = _replace_input(parts, name, layer, inputs[name]) if name in inputs else None
         if name in codes:
-            _replace_weight(parts, name, layer, *codes[name], factors.get(layer))
+            _replace_weight(parts, name, layer, integers(*codes[name], factors.get(layer)), step)
             _replace_bias(parts, name, layer, step)
     _replace_others(parts)
     return parts
@@ -139,10 +146,28 @@ def integers(index: Tensor, codes: Codes, factor: Tensor | None) -> IntegerTenso
     return IntegerTensor(numbers.to(torch.uint8), scale.float(), zero.to(torch.uint8), bits)
 
 
-def _replace_weight(
-    parts: Parts, name: str, layer: nn.Module, index: Tensor, codes: Codes, factor: Tensor | None
-) -> None:
-    made = integers(index, codes, factor)
+def with_room(made: IntegerTensor, bias: Tensor, step: Tensor) -> tuple[IntegerTensor, int]:
+    """Give channels whose weights vanish beside their bias the finest scale in which the bias fits; return how many they are.
+
+    Dead channels of a trained network have scales down to 1e-8 of the others'. The value of such a weight moves by less than
+    2^-30 of the bias, in units of the input's step.
+    """
+    least = bias.abs() / (step * _LARGEST_BIAS * (1 - 1e-6))
+    coarser = made.scale < least
+    if made.bits != 8 or not made.scale.dim() or not bool(coarser.any()):
+        return made, 0
+    scale = torch.where(coarser, least, made.scale)
+    around = (-1, *[1] * (made.stored.dim() - 1))
+    zero = made.zero.to(torch.int32).view(around)
+    signed = (made.stored.to(torch.int32) - zero) * (made.scale / scale).view(around)
+    stored = torch.where(coarser.view(around), signed.round().to(torch.int32) + zero, made.stored.to(torch.int32))
+    return IntegerTensor(stored.to(torch.uint8), scale, made.zero, made.bits), int(coarser.sum())
+
+
+def _replace_weight(parts: Parts, name: str, layer: nn.Module, made: IntegerTensor | None, step: Tensor | None) -> None:
+    if made is not None and step is not None and layer.bias is not None:
+        made, changed = with_room(made, cast(Tensor, layer.bias), step)
+        parts.coarser += changed
     if made is None:
         parts.floats[f"{name}.weight"] = "weights stay in float: their levels span more than 8 bits"
         return

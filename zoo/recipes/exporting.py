@@ -76,13 +76,14 @@ def export(
 
 
 def check_input(entry: ModelEntry, start: ModelEntry) -> None:
-    """Refuse an entry that normalises what its file normalises again, or resizes to another side."""
-    side = start.input.resize or start.input.size
-    if set(entry.input.mean) != {0.0} or set(entry.input.std) != {1.0}:
-        raise UserError(
-            f"{entry.name}: input: the exported file takes pixels and normalises by itself; state mean 0 and std 1"
-        )
-    if (entry.input.resize or entry.input.size) != side or entry.label_offset:
-        raise UserError(
-            f"{entry.name}: the exported file takes {side} pixels and drops no class; state size {side}, label_offset 0"
-        )
+    """Refuse an entry that normalises what its file normalises again, or prepares images otherwise than its start does."""
+    plain = {"mean": (0.0,) * start.input.channels, "std": (1.0,) * start.input.channels}
+    wanted = start.input.model_copy(update=plain)
+    if entry.input == wanted and not entry.label_offset:
+        return
+    stated = wanted.model_dump(mode="json", exclude_defaults=True)
+    fields = ", ".join(f"{key}: {value}" for key, value in stated.items())
+    raise UserError(
+        f"{entry.name}: the exported file takes pixels, as {start.name} does before it normalises, and drops no class; state "
+        f"input: {{{fields}}}" + (" and label_offset: 0" if entry.label_offset else "")
+    )

@@ -18,7 +18,15 @@ from zoo import quant
 from zoo.cli import main
 from zoo.data import load as load_data
 from zoo.engines.export_onnx import INPUT, export_onnx, traced
-from zoo.engines.export_parts import FloatActivation, define_operators, exported_activation, integers, take_apart
+from zoo.engines.export_parts import (
+    FloatActivation,
+    IntegerTensor,
+    define_operators,
+    exported_activation,
+    integers,
+    take_apart,
+    with_room,
+)
 from zoo.loading.load import InputWrapper
 from zoo.quant import functional as F
 from zoo.quant import modules as Q
@@ -179,6 +187,20 @@ def test_a_channel_that_a_norm_turns_round_keeps_its_value_even_at_the_lowest_co
     values = (made.stored.long() - made.zero.long()[:, None]) * made.scale[:, None]
     assert values.tolist() == [[-128.0, 0.0, 127.0], [128.0, 0.0, -127.0]]
     assert integers(index, Codes(tuple(range(-200, 200)), torch.tensor(1.0)), None) is None
+
+
+def test_a_dead_channel_gets_a_scale_in_which_its_bias_fits_and_the_others_stay() -> None:
+    stored = torch.tensor([[0, 128, 255], [0, 128, 255], [7, 9, 200]], dtype=torch.uint8)
+    zero = torch.tensor([128, 128, 9], dtype=torch.uint8)
+    made = IntegerTensor(stored, torch.tensor([0.01, 1e-12, 3e-10]), zero, 8)
+    bias, step = torch.tensor([0.5, -2.0, 0.02]), torch.tensor(0.02)
+    roomy, changed = with_room(made, bias, step)
+    assert changed == 2 and torch.equal(roomy.stored[0], stored[0]) and roomy.scale[0] == made.scale[0]
+    codes = bias.double() / (roomy.scale.double() * 0.02)
+    assert float(codes.abs().max()) <= 2**30 and float(codes[1:].abs().min()) > 2**30 * 0.999
+    values = [(t.stored.double() - t.zero.double()[:, None]) * t.scale.double()[:, None] for t in (made, roomy)]
+    assert float((values[0] - values[1]).abs().max()) <= 1e-9 and roomy.stored[1].tolist() == [128, 128, 128]
+    assert with_room(made, torch.zeros(3), step) == (made, 0)
 
 
 @pytest.mark.parametrize("quantizer", [Q.ApotActivation(2), Q.ApotActivation(4), Q.ApotActivation(5)])

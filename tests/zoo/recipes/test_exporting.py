@@ -75,7 +75,9 @@ def test_an_entry_must_state_the_input_that_the_file_takes() -> None:
     known = registry.load()
     entry, start = known["digits-nin-8bit-onnx"], known["digits-nin-8bit"]
     check_input(entry, start)
-    with pytest.raises(UserError, match="state mean 0 and std 1"):
-        check_input(entry.model_copy(update={"input": start.input}), start)
-    with pytest.raises(UserError, match="takes 16 pixels"):
-        check_input(entry.model_copy(update={"input": entry.input.model_copy(update={"size": 32})}), start)
+    for changes in ({"mean": (0.3,)}, {"size": 32}, {"interpolation": "bicubic"}, {"resize": 32}):
+        other = entry.model_copy(update={"input": entry.input.model_copy(update=changes)})
+        with pytest.raises(UserError, match=r"state input: \{size: 16, channels: 1, mean: \[0\.0\], std: \[1\.0\]\}"):
+            check_input(other, start)
+    with pytest.raises(UserError, match="and label_offset: 0"):
+        check_input(entry.model_copy(update={"label_offset": 1}), start)
