@@ -170,11 +170,26 @@ class PinnedSuite(Record):
         return {t: known for t, known in found.items() if known is not None}
 
     def whitebox(self, substitute: str, target: str) -> bool:
-        """Whether a cell is marked and left out of means: the substitute is the target, or of its architecture."""
+        """Whether a cell is marked and left out of means: the substitute is the target, or of its architecture.
+
+        Raises:
+            UserError: nothing is known of the substitute, which would be black-box everywhere.
+        """
         models = next((s.models for s in self.suite.substitutes if s.name == substitute), (substitute,))
         if self.suite.whitebox == "model":
             return target in models
-        return any(self.models[m].arch == self.models[target].arch for m in models if m in self.models)
+        unknown = [m for m in models if m not in self.models]
+        if unknown:
+            raise UserError(
+                f"suite {self.suite.name} knows no model {unknown[0]!r}, so nobody can say which targets share its architecture; "
+                "name the substitute in the suite, and run it again"
+            )
+        return any(architecture(self.models[m].arch) == architecture(self.models[target].arch) for m in models)
+
+
+def architecture(arch: str) -> str:
+    """Return an architecture without what timm writes behind a point: which weights it has (timm:inception_v3.tf_adv_in1k)."""
+    return arch.split(".", 1)[0] if arch.startswith("timm:") else arch
 
 
 def board_folder(out: Path, suite: str, version: int | None = None, limit: int | None = None) -> Path:
