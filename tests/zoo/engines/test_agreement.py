@@ -115,6 +115,14 @@ def test_the_command_compares_clean_and_other_images(tmp_path: Path) -> None:
     assert status == 0 and "same top class on 100.00 % (94.0 to 100.0)" in out.splitlines()[0]
 
 
+@pytest.mark.slow
+def test_a_network_without_another_form_is_exported_on_the_way() -> None:
+    status, out, _ = run("agree", "digits-mobilenet-5bit", "--limit", "100", "--json")
+    (row,) = json.loads(out)
+    assert status == 0 and row["engine"] == "digits-mobilenet-5bit in ONNX Runtime" and row["equal"] == 100
+    assert row["max_error"] < 0.1 * row["spread"] and row["mean_error"] < 1e-3 * row["spread"]  # a value on an edge may tip
+
+
 def test_images_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     like = load_data("digits", "test").images
     for name, tensors, words in (

@@ -101,12 +101,16 @@ def test_the_integers_in_the_file_are_the_packed_ones_and_no_float_weight_is_lef
     assert large == []
 
 
-def test_the_file_says_what_it_is_and_nothing_of_where_it_was_made(exported: Path, tmp_path: Path) -> None:
+def test_the_file_says_what_it_is_and_nothing_of_where_it_was_made(exported: Path) -> None:
     model = onnx.load(exported)
     facts = {prop.key: prop.value for prop in model.metadata_props}
     assert facts["model"] == NAME and facts["weights_sha256"] == zoo.entry(NAME).weights.sha256  # type: ignore[union-attr]
     assert model.opset_import[0].version == 21
     assert str(Path(zoo.__file__).parent).encode() not in exported.read_bytes()
+
+
+@pytest.mark.slow
+def test_exporting_again_gives_the_same_bytes(exported: Path, tmp_path: Path) -> None:
     again = export_onnx(zoo.entry(NAME), tmp_path / "again.onnx")
     assert again.path.read_bytes() == exported.read_bytes()
 
