@@ -16,11 +16,18 @@ from zoo.quant.rounding import DroppingActivation
 
 
 class Log2Activation(DroppingActivation):
-    """q(x) = 2^-k, k = round(-log2 x), for k <= 2^bits - 2; 0 below: 2^bits values of [0, 1], dense near 0.
+    """q(x) = 2^(-k/s), k = round(-s log2 x), for k <= 2^bits - 2; 0 below: 2^bits values of [0, 1], dense near 0.
 
-    Lin et al., "FQ-ViT: Post-Training Quantization for Fully Quantized Vision Transformer", IJCAI 2022, Sec. 3.3. Its range
-    is fixed, so that nothing is learned; QDrop drops it like other activations. The gradient passes straight through.
+    At up to 4 bits s = 1: Lin et al., "FQ-ViT: Post-Training Quantization for Fully Quantized Vision Transformer", IJCAI 2022,
+    Sec. 3.3. Above, where powers of two would reach far below any probability and be no finer, s = 2: Li et al., "RepQ-ViT",
+    ICCV 2023, Sec. 3.3. The range is fixed, so that nothing is learned; QDrop drops it like other activations. The gradient
+    passes straight through.
     """
+
+    @property
+    def per_octave(self) -> int:
+        """s, the number of levels for each factor of two."""
+        return 1 if self.bits <= 4 else 2
 
     def calibrate(self, x: Tensor, signed: bool | None) -> None:
         """Take note that the range is known: it is [0, 1]."""
@@ -32,8 +39,9 @@ class Log2Activation(DroppingActivation):
         if not self.enabled:
             return x
         power = -torch.log2(x.detach().clamp_min(torch.finfo(x.dtype).tiny))
-        code = power.round()
-        q = F.replace_ste(x, torch.where(code <= 2**self.bits - 2, torch.exp2(-code.clamp_min(0)), torch.zeros_like(x)))
+        code = (power * self.per_octave).round()
+        value = torch.exp2(-code.clamp_min(0) / self.per_octave)
+        q = F.replace_ste(x, torch.where(code <= 2**self.bits - 2, value, torch.zeros_like(x)))
         if self.drop <= 0:
             return q
         keep = torch.rand(x.shape, generator=self.generator, device=x.device) < self.drop

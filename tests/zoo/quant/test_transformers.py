@@ -111,6 +111,8 @@ def test_attention_maps_are_quantised_by_powers_of_two() -> None:
     assert q.tolist() == [1.0, 1.0, 0.5, 0.25, 0.25, 0.25, 0.0, 0.0, 0.0]
     assert torch.equal(torch.autograd.grad(q.sum(), x)[0], torch.ones(9))
     assert len(set(Log2Activation(4).eval()(_calibrated(4)).tolist())) == 16
+    fine = Log2Activation(8)(torch.tensor([1.0, 0.72, 0.7, 0.5, 0.34, 2.0**-126]))
+    assert torch.allclose(fine, torch.tensor([1.0, 0.5**0.5, 0.5**0.5, 0.5, 0.5**1.5, 2.0**-126]), rtol=1e-6, atol=0)
     net = quantize(vit(), QuantSpec(method="qdrop", w_bits=4, a_bits=4))
     maps = {name for name, q in activation_quantizers(net).items() if isinstance(q, Log2Activation)}
     assert maps == {"blocks.0.attn.attn_drop", "blocks.1.attn.attn_drop"}
