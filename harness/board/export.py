@@ -13,6 +13,7 @@ from harness.board.escape import csv_text
 from harness.board.gains import ALL, GainRow
 from harness.board.lines import TIERS, Line, family_means
 from harness.board.statistics import Rate, spread
+from harness.board.table import steady
 from harness.board.tables import ranked
 
 if TYPE_CHECKING:
@@ -146,8 +147,8 @@ def _gain(row: GainRow) -> dict[str, Any]:
         "low": _round(gain.low),
         "high": _round(gain.high),
         "n": gain.n,
-        "p": float(f"{gain.p:.4g}"),
-        "p_holm": float(f"{row.p_holm:.4g}"),
+        "p": float(f"{steady(gain.p):.4g}"),
+        "p_holm": float(f"{steady(row.p_holm):.4g}"),
     }
 
 
@@ -196,8 +197,8 @@ def _rates(rates: dict[str, Rate | None]) -> dict[str, dict[str, float] | None]:
 
 
 def _round(value: float) -> float:
-    return round(100 * value, 4)
+    return round(steady(100 * value), 4)
 
 
 def _exact(value: float) -> str:
-    return f"{100 * value:.4f}"
+    return f"{steady(100 * value):.4f}"
