@@ -43,7 +43,7 @@ def test_wheel_holds_registry_suites_weights_and_type_marks(installed: Path) -> 
     assert missing == []
     sizes = {p: p.stat().st_size for p in (installed / "zoo" / "bundled").iterdir()}
     assert sum(size for p, size in sizes.items() if p.name.startswith("cifar10")) <= 25_000_000
-    assert sum(sizes.values()) <= 45_000_000
+    assert sum(sizes.values()) <= 52_000_000
     licences = {p.name for p in sizes if p.name.startswith("LICENSE")}
     assert licences == {"LICENSE-tflite.txt", "LICENSE-squeezenet1.0-8bit.txt"}, "what others made comes with its licence"
 
