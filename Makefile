@@ -1,5 +1,6 @@
 # make leaderboard   set everything up and run the main job on the embedded suite
 # make test          set everything up and pass the tests
+# make imagenet      set everything up and attack real ImageNet networks, deployed ones among them, on a hundred images
 # make check         what CI runs: lint, types, tests
 # make leaderboards  run the embedded suites again and refresh their committed boards
 
@@ -8,10 +9,13 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: leaderboard test check lint leaderboards clean
+.PHONY: leaderboard imagenet test check lint leaderboards clean
 
 leaderboard: $(STAMP)
 	@$(BIN)/harness run --suite digits-qnn --out runs/leaderboards
+
+imagenet: $(STAMP)
+	@$(BIN)/harness run --suite imagenet-edge --out runs/leaderboards
 
 test: $(STAMP)
 	@$(BIN)/ruff check zoo harness tests setup.py

@@ -62,6 +62,7 @@ def run(
     gpus: float | None = None,
     precision: Precision = "exact",
     compiled: bool = False,
+    fail_fast: bool = False,
     notify: Callable[[str, int, int], None] | None = None,
 ) -> Board:
     """Craft, check and score a suite, write its rows and board below `out`, and return the board.
@@ -86,6 +87,7 @@ def run(
         gpus: GPUs, or a fraction of one, that each task on the cluster takes.
         precision: "tf32" or "bf16" are faster and make other images; rows go to a folder of their own, with a report of parity.
         compiled: compile networks; likewise in a folder of its own.
+        fail_fast: end with the first cell that fails; by default it is recorded as missing, and its traceback logged.
         notify: called with what is being done, how much of it is done, and how much there is.
 
     Raises:
@@ -110,6 +112,7 @@ def run(
         gpus=gpus,
         precision=precision,
         compiled=compiled,
+        fail_fast=fail_fast,
     )
     return perform(chosen, request, Path(out), notify)[1]
 

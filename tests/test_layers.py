@@ -21,6 +21,7 @@ FLOORS = {
         ["data", "quant"],
         ["archs"],
         ["loading"],
+        ["engines"],
         ["__init__", "evaluate"],
         ["recipes"],
         ["commands"],

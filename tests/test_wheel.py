@@ -41,8 +41,11 @@ def test_wheel_holds_registry_suites_weights_and_type_marks(installed: Path) -> 
     here |= {Path("zoo/registry.yaml"), Path("zoo/py.typed"), Path("harness/py.typed")}
     missing = [str(path) for path in here if not (installed / path).is_file()]
     assert missing == []
-    weights = sum(p.stat().st_size for p in (installed / "zoo" / "bundled").iterdir())
-    assert weights <= 25_000_000
+    sizes = {p: p.stat().st_size for p in (installed / "zoo" / "bundled").iterdir()}
+    assert sum(size for p, size in sizes.items() if p.name.startswith("cifar10")) <= 25_000_000
+    assert sum(sizes.values()) <= 52_000_000
+    licences = {p.name for p in sizes if p.name.startswith("LICENSE")}
+    assert licences == {"LICENSE-tflite.txt", "LICENSE-squeezenet1.0-8bit.txt"}, "what others made comes with its licence"
 
 
 def test_wheel_lists_and_runs_from_another_folder(installed: Path, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from zoo.commands import cache, fetching, looking, making, publishing
+from zoo.commands import cache, deploying, fetching, looking, making, publishing
 from zoo.commands.terminal import Command, registry_option
 
 
@@ -27,8 +27,9 @@ def main(ctx: click.Context, overlays: tuple[Path, ...]) -> None:
     ctx.obj = overlays
 
 
-for command in (*looking.COMMANDS, *fetching.COMMANDS, *making.COMMANDS, *publishing.COMMANDS, *cache.COMMANDS):
-    main.add_command(command)
+for module in (looking, fetching, making, deploying, publishing, cache):
+    for command in module.COMMANDS:
+        main.add_command(command)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.board import export, render
+from harness.board.deployment import gaps
 from harness.board.frame import Frame
 from harness.board.gains import gains
 from harness.board.gather import gather
@@ -44,6 +45,7 @@ class Board:
         self.suite = suite
         self.mixed = mixed
         self.frame = Frame(suite, clean)
+        rows = list(rows)
         gathered = gather(self.frame, rows)
         self.lines = gathered.lines
         self.refused = gathered.refused
@@ -51,6 +53,7 @@ class Board:
         self.absent = [entry for entry in absent if (entry.substitute, entry.attack) not in there]
         self.gains, left_out = gains(self.frame, self.lines, mixed)
         self.remarks = gathered.remarks + left_out
+        self.gaps = gaps(self.frame, self.lines, (row for row in rows if row.suite_digest == suite.digest))
 
     def line(self, substitute: str, attack: str) -> Line:
         """Return the line of a substitute and an attack, of the best tier of evidence that it has.

@@ -8,10 +8,12 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from harness.board.compare import ReportedFigure, compare_reported
+from harness.board.deployment import Gap
 from harness.board.escape import csv_text
 from harness.board.gains import ALL, GainRow
 from harness.board.lines import TIERS, Line, family_means
 from harness.board.statistics import Rate, spread
+from harness.board.table import steady
 from harness.board.tables import ranked
 
 if TYPE_CHECKING:
@@ -88,6 +90,7 @@ def to_json(board: Board) -> dict[str, Any]:
                     "whitebox": [t for t, white in zip(board.frame.targets, line.whitebox, strict=True) if white],
                 }
             )
+    pairs = {"deployment": [_gap(gap) for gap in board.gaps]} if board.gaps else {}
     return {
         "schema_version": 1,
         "suite": {"name": suite.name, "version": suite.version, "digest": suite.digest, "title": suite.title},
@@ -100,6 +103,7 @@ def to_json(board: Board) -> dict[str, Any]:
         },
         "rows": rows,
         "gains": [_gain(row) for row in board.gains],
+        **pairs,
         "reported": [_reported_figure(figure) for figure in compare_reported(board.frame, board.lines)],
         "absent": [entry.model_dump() for entry in board.absent],
         "refused": list(board.refused),
@@ -122,6 +126,12 @@ def _compact(value: object) -> str:
     return json.dumps(value, ensure_ascii=False, allow_nan=False)
 
 
+def _gap(gap: Gap) -> dict[str, Any]:
+    line = gap.line
+    where = {"substitute": line and line.substitute, "attack": line and line.attack, "evidence": line and line.evidence}
+    return {"kind": gap.kind, "target": gap.target, "of": gap.other, **where, "whitebox": gap.whitebox, "rate": _rate(gap.rate)}
+
+
 def _gain(row: GainRow) -> dict[str, Any]:
     gain = row.gain
     return {
@@ -137,8 +147,8 @@ def _gain(row: GainRow) -> dict[str, Any]:
         "low": _round(gain.low),
         "high": _round(gain.high),
         "n": gain.n,
-        "p": float(f"{gain.p:.4g}"),
-        "p_holm": float(f"{row.p_holm:.4g}"),
+        "p": float(f"{steady(gain.p):.4g}"),
+        "p_holm": float(f"{steady(row.p_holm):.4g}"),
     }
 
 
@@ -187,8 +197,8 @@ def _rates(rates: dict[str, Rate | None]) -> dict[str, dict[str, float] | None]:
 
 
 def _round(value: float) -> float:
-    return round(100 * value, 4)
+    return round(steady(100 * value), 4)
 
 
 def _exact(value: float) -> str:
-    return f"{100 * value:.4f}"
+    return f"{steady(100 * value):.4f}"

@@ -30,12 +30,15 @@ class GainRow:
     family: str
     gain: Gain
     p_holm: float
+    """Adjusted by Holm over as many tests as `tests` says: gains over all families, or those of single families."""
     targets: int
     """Targets that are black-box for both and scored for both."""
+    tests: int = 1
+    """Gains that were adjusted together."""
 
 
 def gains(frame: Frame, lines: Iterable[Line], mixed: bool = False) -> tuple[list[GainRow], list[str]]:
-    """Return every gain that the suite's pairs ask for, Holm-adjusted together, and the reasons for those left out.
+    """Return every gain that the suite's pairs ask for, Holm-adjusted, and the reasons for those left out.
 
     Lines are compared within their tier of evidence; with `mixed` also with the best tier that the other one has.
     """
@@ -59,8 +62,20 @@ def gains(frame: Frame, lines: Iterable[Line], mixed: bool = False) -> tuple[lis
                         left_out.append(f"{name}: no gain, the two attacks differ in their settings")
                     else:
                         rows += _compare(frame, line, against, role)
-    adjusted = holm([row.gain.p for row in rows])
-    return [replace(row, p_holm=p) for row, p in zip(rows, adjusted, strict=True)], left_out
+    return _adjusted(rows), left_out
+
+
+def _adjusted(rows: list[GainRow]) -> list[GainRow]:
+    """Adjust the gains over all families among themselves and those of single families among themselves.
+
+    A gain over all is a mean of its families' gains, so that one family of tests of both would count each question twice.
+    """
+    made = list(rows)
+    for overall in (True, False):
+        places = [place for place, row in enumerate(rows) if (row.family == ALL) == overall]
+        for place, p in zip(places, holm([rows[place].gain.p for place in places]), strict=True):
+            made[place] = replace(rows[place], p_holm=p, tests=len(places))
+    return made
 
 
 def _counterpart(tiers: dict[Evidence, Line], evidence: Evidence, mixed: bool) -> Line | None:

@@ -54,6 +54,18 @@ class ReportedView(Protocol):
         """The figure, in percent."""
 
 
+class DeploymentView(Protocol):
+    """The networks among the targets that an integer network in an engine was made of."""
+
+    @property
+    def precise(self) -> str | None:
+        """Its full-precision network; None where that is no target."""
+
+    @property
+    def emulated(self) -> str | None:
+        """Its fake-quantised network; None likewise."""
+
+
 class SuiteView(Protocol):
     """A suite as its board sees it."""
 
@@ -88,6 +100,10 @@ class SuiteView(Protocol):
     @property
     def bits(self) -> Mapping[str, int]:
         """Bitwidth of every target, 32 when not quantised."""
+
+    @property
+    def deployed(self) -> Mapping[str, DeploymentView]:
+        """Targets that run in an engine, with what they were made of; empty where none does."""
 
     @property
     def pairs(self) -> Sequence[PairView]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from harness.board.compare import compare_reported, reported_table
 from harness.board.escape import markdown, plain
 from harness.board.table import DASH
-from harness.board.tables import PARTIAL, WHITEBOX, Reasons, Tables
+from harness.board.tables import PARTIAL, WHITEBOX, Reasons, Tables, adjustment
 
 if TYPE_CHECKING:
     from harness.board import Board
@@ -30,6 +30,7 @@ def to_markdown(board: Board) -> str:
     shown = [*tables.rankings(), tables.gain_table(families=True), tables.bit_table()]
     if board.lines:
         shown += [tables.error_table(), tables.cost_table()]
+    shown += tables.deployment_tables(board.gaps)
     figures = compare_reported(board.frame, board.lines)
     if any(figure.error is not None for figure in figures):
         shown.append(reported_table(figures, measured_only=True))
@@ -104,8 +105,8 @@ def _notes(board: Board, tables: Tables, reasons: Reasons) -> list[str]:
             "**Gain**: ASR of the substitute minus ASR of the other one, on the same images and the targets that are "
             "black-box for both. The interval is Bonett and Price's for paired proportions, with images as the sampling "
             "unit.",
-            "**p**: two-sided sign-flip test over images, which for a single target is McNemar's exact test; **p (Holm)** "
-            f"is corrected for the {len(board.gains)} tests of this board.",
+            "**p**: two-sided sign-flip test over images, which for a single target is McNemar's exact test. "
+            f"{adjustment(board.gains)}",
         ]
     if any(len(line.seeds) > 1 for line in board.lines):
         notes.append("**Seeds**: number of seeds, and the standard deviation of the ASR over them.")

@@ -48,14 +48,19 @@ class Table:
         return "\n".join([self.title, *textwrap.wrap(self.intro, 118), "", self.draw("simple"), ""])
 
 
+def steady(value: float) -> float:
+    """Return a number without the last bits, in which processors differ, so that halves are rounded alike everywhere."""
+    return round(value, 10)
+
+
 def percent(value: float) -> str:
     """Return a fraction as percent with one decimal."""
-    return f"{100 * value:.1f}"
+    return f"{steady(100 * value):.1f}"
 
 
 def points(value: float) -> str:
     """Return a difference of fractions in percentage points with its sign."""
-    return f"{100 * value:+.1f}"
+    return f"{steady(100 * value):+.1f}"
 
 
 def bounds(low: float, high: float) -> str:
@@ -70,4 +75,4 @@ def with_interval(rate: Rate | None) -> str:
 
 def p_value(p: float) -> str:
     """Return a p-value with three decimals, or that it is smaller."""
-    return "<0.001" if p < 0.001 else f"{p:.3f}"
+    return "<0.001" if steady(p) < 0.001 else f"{steady(p):.3f}"

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from harness.board import deployment
+from harness.board.deployment import Gap
 from harness.board.frame import Frame
 from harness.board.gains import ALL, GainRow
 from harness.board.lines import TIERS, Line
@@ -156,7 +158,7 @@ class Tables:
         intro = (
             "Difference of success rates in percentage points, paired over images; above 0 the substitute is better. "
             "Each line takes the targets that are black-box for its two substitutes, so it need not be the difference of two "
-            f"lines above. p (Holm) is adjusted over all {len(self.gains)} gains of the board."
+            f"lines above. {adjustment(self.gains)}"
         )
         return Table("QAA gain", intro, headers + numbers, rows, len(headers))
 
@@ -215,6 +217,11 @@ class Tables:
         )
         return Table("Cost and size", intro, self._names() + headers, rows, len(self._names()))
 
+    def deployment_tables(self, found: Sequence[Gap]) -> list[Table]:
+        """Return what integer networks lose on the device, and where they differ from fake quantisation; none without pairs."""
+        lines = self._ordered()
+        return deployment.tables(found, lines, [self._named(line) for line in lines], self._names())
+
     def cell_tables(self) -> list[Table]:
         """Return for each family the success rate on every target."""
         made = []
@@ -247,3 +254,11 @@ class Tables:
 def _seeds(line: Line) -> str:
     over = spread(line.seed_overall())
     return f"{len(line.seeds)} (SD {percent(over.sd)})" if over else str(len(line.seeds))
+
+
+def adjustment(gains: Iterable[GainRow]) -> str:
+    """Say over how many tests the p-values of gains were adjusted."""
+    counts = {(row.family == ALL): row.tests for row in gains}
+    parts = [f"{counts[True]} gains over all families"] * (True in counts)
+    parts += [f"{counts[False]} gains of single families"] * (False in counts)
+    return f"p (Holm) is adjusted over {', and apart from them over '.join(parts)}."

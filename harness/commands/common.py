@@ -84,6 +84,7 @@ def executing(command: Any) -> Any:
             ),
             click.option("--compile", "compiled", is_flag=True, help="Compile networks; likewise in a folder of its own."),
             click.option("--gpus", type=click.FloatRange(min=0), help="GPUs, or a fraction of one, that each task takes on Ray."),
+            click.option("--fail-fast", is_flag=True, help="End with the first cell that fails; by default it is recorded."),
         ]
     ):
         command = option(command)

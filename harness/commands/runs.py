@@ -32,7 +32,9 @@ if TYPE_CHECKING:
 def run_command(overlays: tuple[Path, ...], /, out: Path, as_json: bool, dry_run: bool, **asked: Any) -> None:
     """Craft, check and score a suite, write its rows, and print the board.
 
-    What is done already is kept: the same command goes on after a stop, and a second run reuses everything.
+    What is done already is kept: the same command goes on after a stop, and a second run reuses everything. An exception in
+    an attack or a network costs its cells, which are recorded as missing with its message; its traceback goes to stderr, the
+    run goes on, and exits with 1.
 
     \b
     Examples:
@@ -66,6 +68,9 @@ def _run(request: Request, out: Path, as_json: bool) -> None:
         click.echo(f"missing: {reason}", err=True)
     click.echo(f"{len(report.written)} rows made, {len(report.reused)} kept; {report.folder}", err=True)
     print_board(board, as_json)
+    if report.crashes:
+        click.echo(f"failed: {'; '.join(dict.fromkeys(map(str, report.crashes)))} (tracebacks above)", err=True)
+        raise click.exceptions.Exit(1)
 
 
 @click.command("resume")

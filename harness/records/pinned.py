@@ -18,6 +18,13 @@ if TYPE_CHECKING:
     pass
 
 
+class Deployment(Record):
+    """Which other targets an integer network in an engine was made of, by the registry's parents; null where none is a target."""
+
+    precise: str | None = None
+    emulated: str | None = None
+
+
 class Model(Record):
     """What a board needs to know of a model, and the bytes that it was."""
 
@@ -28,6 +35,8 @@ class Model(Record):
     """Digest of its weights; null when they could not be had."""
     identity: str | None
     """Digest of its weights and of all that the registry says of its network; null likewise."""
+    deployed: Deployment | None = None
+    """Of a target that runs in an engine."""
 
 
 class PinnedSuite(Record):
@@ -44,6 +53,9 @@ class PinnedSuite(Record):
         content = self.model_dump(mode="json")
         if self.suite.hidden is None:
             del content["suite"]["hidden"]
+        for model in content["models"].values():
+            if model["deployed"] is None:
+                del model["deployed"]
         text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120)
         atomic_write(folder / "suite.yaml", text)
 
@@ -151,12 +163,33 @@ class PinnedSuite(Record):
         """Target -> weight bitwidth, 32 when not quantised."""
         return {t: self.models[t].w_bits for t in self.suite.target_names}
 
+    @property
+    def deployed(self) -> dict[str, Deployment]:
+        """Target in an engine -> what it was made of."""
+        found = {t: self.models[t].deployed for t in self.suite.target_names}
+        return {t: known for t, known in found.items() if known is not None}
+
     def whitebox(self, substitute: str, target: str) -> bool:
-        """Whether a cell is marked and left out of means: the substitute is the target, or of its architecture."""
+        """Whether a cell is marked and left out of means: the substitute is the target, or of its architecture.
+
+        Raises:
+            UserError: nothing is known of the substitute, which would be black-box everywhere.
+        """
         models = next((s.models for s in self.suite.substitutes if s.name == substitute), (substitute,))
         if self.suite.whitebox == "model":
             return target in models
-        return any(self.models[m].arch == self.models[target].arch for m in models if m in self.models)
+        unknown = [m for m in models if m not in self.models]
+        if unknown:
+            raise UserError(
+                f"suite {self.suite.name} knows no model {unknown[0]!r}, so nobody can say which targets share its architecture; "
+                "name the substitute in the suite, and run it again"
+            )
+        return any(architecture(self.models[m].arch) == architecture(self.models[target].arch) for m in models)
+
+
+def architecture(arch: str) -> str:
+    """Return an architecture without what timm writes behind a point: which weights it has (timm:inception_v3.tf_adv_in1k)."""
+    return arch.split(".", 1)[0] if arch.startswith("timm:") else arch
 
 
 def board_folder(out: Path, suite: str, version: int | None = None, limit: int | None = None) -> Path:

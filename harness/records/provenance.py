@@ -14,8 +14,10 @@ from harness.records.rows import Provenance
 PACKAGE = "qnn-transfer-zoo"
 
 
-def provenance(hardware: str | None = None, precision: str | None = None) -> Provenance:
-    """Describe this process: versions, commit, platform, the hardware and the precision as given, and the time in UTC."""
+def provenance(
+    hardware: str | None = None, precision: str | None = None, engines: dict[str, str] | None = None
+) -> Provenance:
+    """Describe this process: versions, commit, platform, what is given of hardware, precision and engines, the time in UTC."""
     return Provenance(
         package=_version(PACKAGE),
         commit=_commit(Path(__file__).resolve().parent),
@@ -25,6 +27,7 @@ def provenance(hardware: str | None = None, precision: str | None = None) -> Pro
         platform=f"{platform.system()} {platform.machine()}",
         hardware=hardware,
         precision=precision,
+        engines=engines or None,
         created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     )
 

@@ -109,6 +109,8 @@ class Provenance(Record):
     """Name of the GPU with the versions of CUDA and cuDNN, or the CPU's instructions; null in rows that were made elsewhere."""
     precision: str | None = None
     """How it was computed where that was not exact: tf32, bf16, with -compiled; null is float32 with deterministic kernels."""
+    engines: dict[Name, str] | None = None
+    """Per deployed target: engine, version, delegate and the CPU's instructions; null without such targets."""
     created: Created
     """When, in UTC, as 2026-01-31T12:00:00Z; not part of the canonical row."""
 
@@ -263,7 +265,7 @@ class Row(Record):
         """
         content: dict[str, Any] = self.model_dump(mode="json", exclude={"outcomes": True, "size": True})
         del content["cost"]["seconds"], content["provenance"]["created"]
-        for later in ("hardware", "precision"):  # rows from before these were recorded keep their digest
+        for later in ("hardware", "precision", "engines"):  # rows from before these were recorded keep their digest
             if content["provenance"][later] is None:
                 del content["provenance"][later]
         content["outcomes"] = {

@@ -47,7 +47,9 @@ def row_maker(workspace: Workspace, job: Job, pinned: PinnedSuite) -> Callable[.
                 seconds=round(crafted.seconds, 3) if crafted else 0.0,
                 device=workspace.context.device,
             ),
-            provenance=provenance(hardware(workspace.context.device), workspace.context.how),
+            provenance=provenance(
+                hardware(workspace.context.device), workspace.context.how, workspace.engines(outcomes)
+            ),
         )
 
     return make

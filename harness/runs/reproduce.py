@@ -38,6 +38,8 @@ class Verdict:
     row: Row
     images_identical: bool
     targets: tuple[TargetVerdict, ...]
+    engines: tuple[tuple[str, str, str], ...] = ()
+    """Per deployed target whose engine is another one here, or runs on another CPU: its name, and both as rows say it."""
 
     @property
     def identical(self) -> bool:
@@ -58,8 +60,19 @@ class Verdict:
         images = "the images are identical" if self.images_identical else "the images differ"
         apart = [t.target for t in self.targets if not t.agrees]
         if not apart:
-            return f"{name}: {images}; every rate lies in the interval of the row's"
+            return f"{name}: {images}; every rate lies in the interval of the row's{self._by_engine()}"
         return f"{name}: NOT reproduced: {images}, and {len(apart)} of {len(self.targets)} rates lie outside, first {apart[0]}"
+
+
+    def _by_engine(self) -> str:
+        """Say so where all that differs is how deployed targets are run: engines round otherwise on other CPUs."""
+        other = {target: (then, now) for target, then, now in self.engines}
+        differing = [t.target for t in self.targets if t.differing]
+        if not self.images_identical or not differing or not all(target in other for target in differing):
+            return ""
+        then, now = other[differing[0]]
+        named = f"{differing[0]} and {len(differing) - 1} more" if len(differing) > 1 else differing[0]
+        return f": same rates, other bytes, of {named} alone, which {then} ran and here {now}"
 
 
 def reproduce(path: Path, device: str = "cpu", overlays: tuple[str, ...] = ()) -> Verdict:
@@ -86,7 +99,9 @@ def reproduce(path: Path, device: str = "cpu", overlays: tuple[str, ...] = ()) -
         for target, outcome in row.outcomes.items():
             new = score(context, job, target).numpy()
             verdicts.append(_compare(target, outcome.clean.array, outcome.adv.array, new, labels))
-    return Verdict(row, shards.digest(images) == row.images_sha256, tuple(verdicts))
+    then, now = row.provenance.engines or {}, workspace.engines(row.outcomes)
+    engines = tuple((t, then.get(t, "an engine unknown"), now[t]) for t in now if then.get(t) != now[t])
+    return Verdict(row, shards.digest(images) == row.images_sha256, tuple(verdicts), engines)
 
 
 def checked_job(workspace: Workspace, row: Row, pinned: PinnedSuite) -> Job:

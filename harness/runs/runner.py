@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 
 from harness.records.rows import Clean, Outcome, write_row
 from harness.runs.admission import absent_models, admit
 from harness.runs.craft import craft_job
 from harness.runs.executors import open_executor
-from harness.runs.executors.local import single_thread
+from harness.runs.executors.local import guarded, single_thread
+from harness.runs.executors.watched import Watched
 from harness.runs.ownership import own_folder
 from harness.runs.parity import compare_with_exact
 from harness.runs.recording import known_row, note_absent, row_maker
@@ -22,7 +24,8 @@ from harness.storage.lock import cache_in_use, exclusive
 from harness.suites.selection import Job
 from harness.suites.suite import Suite
 from zoo.devices import check_device
-from zoo.errors import MachineError, UserError
+from zoo.errors import MachineError, TaskError, UserError
+from zoo.loading.engines import black_box_sentence
 
 
 def suite_folder(out: Path, suite: Suite, limit: int | None, how: str | None = None, full: bool = False) -> Path:
@@ -55,6 +58,9 @@ def run(suite: Suite, request: Request, out: Path, notify: Notify | None = None)
     report = Report(suite_folder(out, suite, context.limit, context.how, full))
     targets = [t for t in suite.target_names if not selection.targets or t in selection.targets]
     substitutes = dict.fromkeys(m for job in jobs for m in suite.substitute(job.substitute).models)
+    for model in substitutes:
+        if workspace.registry[model].engine is not None:
+            raise UserError(black_box_sentence(workspace.registry[model]))
     blocked = absent_models(workspace, [*targets, *substitutes])
     pinned = describe(workspace, blocked)
     waiting = None if request.batch_size is None else -(-request.batch_size // suite.block)
@@ -62,7 +68,8 @@ def run(suite: Suite, request: Request, out: Path, notify: Notify | None = None)
     with exclusive(report.folder), cache_in_use(context.cache_folder):
         pinned = own_folder(report.folder, pinned)
         with executor as opened, remembered(report.folder, request, suite):
-            stage = Stage(context, pinned, opened, notify or (lambda what, done, total: None), report)
+            watched = Watched(opened, report.crash, request.fail_fast)
+            stage = Stage(context, pinned, watched, notify or (lambda what, done, total: None), report)
             here = [[m for m in models if m not in blocked] for models in (targets, substitutes)]
             clean, failed = admit(stage, *here)
             report.blocked = blocked = blocked | failed
@@ -89,20 +96,22 @@ def _job(stage: Stage, job: Job, clean: Clean, targets: list[str]) -> None:
     """Make one row, or keep the one that is there; one that cannot be made, or a target that fails, leaves the others be."""
     context, report = stage.context, stage.report
     workspace = workspace_of(context)
-    template = row_maker(workspace, job, stage.pinned)
+    title = f"{job.substitute} x {job.attack}" + (f" seed {job.seed}" if job.seed else "")
+    template = guarded(partial(row_maker, workspace, job), stage.pinned)  # asks the attack what it costs
+    if isinstance(template, UserError):
+        _failed(stage, job, title, template)
+        return
     path = report.folder / "rows" / template(outcomes={}, failures={"none": "-"}).filename
     known = known_row(path, template)
     if known is not None and all(t in known.outcomes or t in report.blocked for t in targets):
         report.reused.append(path)
         return
-    title = f"{job.substitute} x {job.attack}" + (f" seed {job.seed}" if job.seed else "")
     try:
         crafted = craft_job(stage, f"crafting {title}", job)
     except MachineError:
         raise
     except UserError as error:
-        report.blocked[title] = f"{title}: {error}"
-        note_absent(report, {job: report.blocked[title]})
+        _failed(stage, job, title, error)
         return
     others = {t: outcome for t, outcome in known.outcomes.items() if t not in targets} if known else {}
     if known is not None and known.images_sha256 != shards.digest(crafted.images):  # other code: what is there is scored anew
@@ -121,3 +130,11 @@ def _job(stage: Stage, job: Job, clean: Clean, targets: list[str]) -> None:
     report.written.append(write_row(report.folder, row))
     if context.how is not None:
         compare_with_exact(stage, job, outcomes)
+
+
+def _failed(stage: Stage, job: Job, title: str, error: UserError) -> None:
+    """Record a job that cannot be done as missing."""
+    if isinstance(error, TaskError):
+        stage.report.crash(error)
+    stage.report.blocked[title] = f"{title}: {error}"
+    note_absent(stage.report, {job: stage.report.blocked[title]})

@@ -42,14 +42,23 @@ def transported(images: Tensor, transport: str) -> Tensor:
 
 @torch.no_grad()
 def predict(model: nn.Module, images: Tensor, device: str, precision: Precision = "exact") -> Tensor:
-    """Return the predicted classes (N,) int16 of uint8 images, in padded batches of a fixed size."""
+    """Return the predicted classes (N,) int16 of uint8 images, in padded batches of a fixed size.
+
+    Raises:
+        UserError: an answer is not finite, which is no prediction: the largest of NaNs would be class 0.
+    """
     out = []
     with fixed(device, precision), frozen(model), at_speed(model) as layout:
         for start in range(0, len(images), BATCH):
             batch = images[start : start + BATCH]
             padded = torch.cat([batch, batch[-1:].expand(BATCH - len(batch), *batch.shape[1:])])
             pixels = (padded.to(device).float() / 255).to(memory_format=layout)
-            out.append(model(pixels).argmax(1)[: len(batch)])
+            logits = model(pixels)[: len(batch)]
+            broken = (~logits.isfinite()).flatten(1).any(1)
+            if broken.any():
+                first = start + int(broken.nonzero()[0])
+                raise UserError(f"answers {int(broken.sum())} of {len(batch)} images, first {first}, with NaN or infinite logits")
+            out.append(logits.argmax(1))
     return torch.cat(out).to(torch.int16).cpu()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 from harness.records.pinned import PinnedSuite
 from harness.runs.executors import Executor
 from harness.runs.workspace import Context
+from zoo.errors import TaskError
 
 
 @dataclass
@@ -20,6 +22,14 @@ class Report:
     reused: list[Path] = field(default_factory=list)
     blocked: dict[str, str] = field(default_factory=dict)
     """Models and jobs that could not take part, with the reason."""
+    crashes: list[TaskError] = field(default_factory=list)
+    """Exceptions of attacks and networks that cost their cells, each kind once."""
+
+    def crash(self, error: TaskError) -> None:
+        """Keep an exception, and write its traceback where logs go (stderr by default), unless the same one was met before."""
+        if all(error.trace != known.trace for known in self.crashes):
+            self.crashes.append(error)
+            logging.getLogger("harness").error("%s", error.trace.rstrip() or error)
 
 
 Notify = Callable[[str, int, int], None]

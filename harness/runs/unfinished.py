@@ -39,6 +39,8 @@ class Request(Record):
     compiled: bool = False
     gpus: float | None = None
     """GPUs, or a fraction of one, that each task takes on Ray."""
+    fail_fast: bool = False
+    """End with the first cell that fails, instead of recording it and going on."""
 
     @property
     def selection(self) -> Selection:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from harness.records.pinned import Deployment, PinnedSuite
 from harness.records.pinned import Model as ModelFacts
-from harness.records.pinned import PinnedSuite
 from harness.substitutes.kernels import Precision, fixed, hardware
 from harness.suites.suite import SubstituteSpec, Suite
 from zoo import registry as registries
@@ -26,6 +26,8 @@ from zoo.data import Dataset
 from zoo.data import load as load_data
 from zoo.errors import UserError
 from zoo.hub.store import cache_root
+from zoo.loading.engines import black_box_sentence
+from zoo.loading.engines import facts as engine_facts
 from zoo.loading.load import identity, load_entry, weights_path, weights_sha256
 from zoo.loading.snapshots import Snapshots
 from zoo.registry import Registry
@@ -141,7 +143,7 @@ class Workspace:
 
     def _load(self, entry: ModelEntry) -> nn.Module:
         model = load_entry(entry).to(self.context.device)
-        return compile_network(model) if self.context.compiled else model
+        return compile_network(model) if self.context.compiled and entry.engine is None else model
 
     def substitute(self, name: str) -> Crafter:
         """Return a substitute with its schedule of states; one at a time stays loaded."""
@@ -195,7 +197,13 @@ class Workspace:
 
     def score_key(self, target: str) -> str:
         """Return the content address of a target's answers to given bytes: the target, the transport, the code, the device."""
-        return _digest([self.identity(target), self.suite.transport, self.made_by])
+        own = engine_facts(self.registry[target])
+        return _digest([self.identity(target), self.suite.transport, self.made_by, *([] if own is None else [own])])
+
+    def engines(self, targets: Iterable[str]) -> dict[str, str]:
+        """Return what decides the last bits of the answers of those targets that an engine runs."""
+        found = {target: engine_facts(self.registry[target]) for target in targets}
+        return {target: words for target, words in found.items() if words is not None}
 
     @cached_property
     def made_by(self) -> list[str]:
@@ -228,6 +236,9 @@ def assemble(
     from harness.substitutes import LGV, Softened, Substitute, ensemble, mixture
 
     parts: list[Crafter] = []
+    for entry in entries:
+        if entry.engine is not None:
+            raise UserError(black_box_sentence(entry))
     for entry, net in zip(entries, nets, strict=True):
         own = entry.alternation
         every = spec.every or (own.every if own else "iteration")
@@ -312,6 +323,25 @@ def open_workspace(
     return workspace_of(replace(context, limit=limit))
 
 
+def deployment(name: str, entries: Mapping[str, ModelEntry], targets: Sequence[str]) -> Deployment | None:
+    """Return which targets an integer network in an engine was made of, by the registry's parents; None of other networks.
+
+    An imported network, which emulates the engine, has it as its parent.
+    """
+    if name not in targets or entries[name].engine is None:
+        return None
+    above: list[ModelEntry] = []
+    parent = entries[name].parent
+    while parent is not None:
+        above.append(entries[parent])
+        parent = above[-1].parent
+    below = [entries[t] for t in targets if entries[t].parent == name]
+    kin = [e for e in (*above, *below) if e.name in targets and e.engine is None]
+    precise = next((e.name for e in kin if e.quant is None), None)
+    emulated = next((e.name for e in kin if e.quant is not None), None)
+    return Deployment(precise=precise, emulated=emulated) if precise or emulated else None
+
+
 def describe(workspace: Workspace, absent: Mapping[str, str]) -> PinnedSuite:
     """Describe a suite as it is about to run; the weights of absent models are null."""
     suite, entries = workspace.suite, workspace.registry
@@ -322,6 +352,7 @@ def describe(workspace: Workspace, absent: Mapping[str, str]) -> PinnedSuite:
             a_bits=entries[name].a_bits,
             sha256=None if name in absent else workspace.sha256(name),
             identity=None if name in absent else workspace.identity(name),
+            deployed=deployment(name, entries, suite.target_names),
         )
         for name in suite.model_names
     }

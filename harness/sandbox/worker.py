@@ -188,18 +188,17 @@ def build(head: dict[str, Any], body: bytes, images: Tensor, labels: Tensor) -> 
     from harness.runs.workspace import assemble
     from harness.sandbox.changes import Change, apply
     from harness.suites.suite import SubstituteSpec
-    from zoo.loading.load import InputWrapper, create, load_weights
+    from zoo.loading.load import InputWrapper, network
     from zoo.registry.entry import ModelEntry
 
     entries, nets = [], []
     for text, suffix, size in zip(head["entries"], head["suffixes"], head["sizes"], strict=True):
         data, body = body[:size], body[size:]
         entry = ModelEntry.model_validate_json(json.dumps(text))
-        net = create(entry)
         file = Path(f"weights{suffix}")
         file.write_bytes(data)
         try:
-            load_weights(net, file, entry.weights.keymap if entry.weights else None)
+            net = network(entry, file, entry.weights.keymap if entry.weights else None)
         finally:
             file.unlink()
         entries.append(entry)

@@ -27,14 +27,16 @@ def write(path: Path, tensor: Tensor, **facts: str) -> None:
 
 
 def read(path: Path) -> tuple[Tensor, dict[str, str]] | None:
-    """Return the tensor and its facts; None when the file is absent or damaged (a damaged one is removed)."""
+    """Return the tensor and its facts; None when the file is absent, cannot be read now, or is damaged and so removed."""
     if not path.is_file():
         return None
     try:
         with safe_open(str(path), "pt") as file:
             facts = dict(file.metadata() or {})
             tensor: Tensor = file.get_tensor("data")
-    except (SafetensorError, OSError, KeyError):
+    except OSError:  # a share that is away, too many open files: the file itself may be good
+        return None
+    except (SafetensorError, KeyError):
         facts, tensor = {}, torch.zeros(0)
     if facts.get("sha256") == digest(tensor):
         return tensor, facts

@@ -100,7 +100,7 @@ class Judge:
                 seconds=round(made.seconds, 3),
                 device=device,
             ),
-            provenance=provenance(),
+            provenance=provenance(engines=workspace.engines(outcomes)),
             evidence=evidence,
             submission=submitted,
         )

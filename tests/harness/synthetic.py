@@ -36,6 +36,12 @@ class Reported:
 
 
 @dataclass(frozen=True)
+class Deployed:
+    precise: str | None = None
+    emulated: str | None = None
+
+
+@dataclass(frozen=True)
 class Suite:
     name: str = "made-up"
     version: int = 1
@@ -51,6 +57,7 @@ class Suite:
     )
     pairs: Sequence[Pair] = (Pair("a-2bit-qaa", "a-2bit", ("a-2bit-ft",)),)
     reported: Sequence[Reported] = ()
+    deployed: Mapping[str, Deployed] = field(default_factory=dict)
 
     def whitebox(self, substitute: str, target: str) -> bool:
         return substitute == target

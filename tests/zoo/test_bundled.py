@@ -19,8 +19,9 @@ from zoo.registry import load as load_registry
 from zoo.registry.entry import ModelEntry
 
 REGISTRY = load_registry()
-DIGITS = [entry for entry in REGISTRY.match(["digits-*"]) if entry.weights is not None]
-CIFAR = [e for e in REGISTRY.match(["cifar10-*"]) if e.weights is not None and e.weights.bundled is not None]
+DIGITS = [e for e in REGISTRY.match(["digits-*"]) if e.weights is not None and e.engine is None]
+EXPORTS = [e for e in REGISTRY.values() if e.weights is not None and (e.weights.bundled or "").endswith(".onnx")]
+CIFAR = [e for e in REGISTRY.match(["cifar10-*"]) if ((e.weights and e.weights.bundled) or "").endswith(".safetensors")]
 FOLDER = Path(zoo.__file__).parent / "bundled"
 
 

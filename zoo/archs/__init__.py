@@ -74,9 +74,11 @@ def named_layers(net: nn.Module) -> NamedLayers:
 
 
 def _makers() -> dict[str, Callable[..., nn.Module]]:
-    from zoo.archs import alexnet, clip, densenet, mixed, mobilenet, nin, resnet, stems, vgg
+    from zoo.archs import alexnet, clip, compact, densenet, mixed, mobilenet, nin, resnet, stems, vgg
 
     return {
+        "squeezenet": compact.SqueezeNet,
+        "tiny-darknet": compact.TinyDarknet,
         "resnet20": resnet.maker(20),
         "resnet32": resnet.maker(32),
         "resnet44": resnet.maker(44),

@@ -115,7 +115,8 @@ def build_command(
     for report in reports:
         verdict = against_registry(registry[report.name], report)
         took = "made before" if report.kept else f"{report.seconds:.0f} s"
-        click.echo(f"{report.path}: {report.top1:.2f} %, {human(report.size)}, {took}; {verdict}")
+        top1 = f"zoo eval {report.name} measures it" if report.top1 is None else f"{report.top1:.2f} %"
+        click.echo(f"{report.path}: {top1}, {human(report.size)}, {took}; {verdict}")
 
 
 class Clock:

@@ -1,8 +1,8 @@
 """Data sets as uint8 images with labels, ids and a digest: the same bytes for everybody, or an error.
 
 It may import `registry` and `hub`, which fetches the files; it knows no networks. Begin with `Dataset` and `load` below;
-`digits` ships with scikit-learn, `hub` and `images` read parquet and archives, `imagenet` prepares ImageNet once, `local`
-reads folders.
+`digits` ships with scikit-learn and `mini` with this package, `hub` and `images` read parquet and archives, `imagenet` prepares
+ImageNet once, `local` reads folders.
 """
 
 from __future__ import annotations
@@ -97,9 +97,9 @@ def _copy_of(name: str) -> str | None:
 
 
 def _loaders() -> dict[str, Callable[[str], Dataset]]:
-    from zoo.data import digits, hub, imagenet
+    from zoo.data import digits, hub, imagenet, mini
 
-    found: dict[str, Callable[[str], Dataset]] = {"digits": digits.load}
+    found: dict[str, Callable[[str], Dataset]] = {"digits": digits.load, mini.NAME: mini.load}
     for name in ("cifar10", "imagenet-compatible"):
         found[name] = partial(hub.load, name)
     for name in imagenet.VIEWS:

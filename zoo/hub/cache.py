@@ -89,7 +89,8 @@ class Cache:
         stamp = self._stamp(path)
         if stamp.get("state") == state_of(path) or self._restamp(path, stamp):
             return path
-        self.remove(sha256)
+        path.unlink(missing_ok=True)  # and nothing else: another process may be downloading it
+        path.with_name(f"{sha256}.json").unlink(missing_ok=True)
         return None
 
     def intact(self, sha256: str) -> bool:

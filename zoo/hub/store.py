@@ -1,6 +1,6 @@
 """Models that were built here: where they lie, and whether they still are what `zoo build` wrote; imports no torch.
 
-    built/NAME.safetensors   the weights
+    built/NAME.safetensors   the weights; NAME.onnx of a network that was exported
     built/NAME.json          the log of the build, with the sha256 and size of the weights
     built/NAME.stamp         the state of the weights when they were last hashed; while it is unchanged they need not be again
 """
@@ -24,9 +24,13 @@ __all__ = ["ENVIRONMENT", "Built", "all_built", "built_path", "cache_root", "che
 __all__ += ["ready", "verified", "verified_path"]
 
 
-def place_for(name: str) -> Path:
+SUFFIXES = (".safetensors", ".onnx")
+"""Of the files that builds write."""
+
+
+def place_for(name: str, suffix: str = ".safetensors") -> Path:
     """Return the file that `zoo build` writes for a model."""
-    return cache_root() / "built" / f"{name}.safetensors"
+    return cache_root() / "built" / f"{name}{suffix}"
 
 
 def ready(folder: Path, cure: str) -> None:
@@ -45,8 +49,7 @@ def ready(folder: Path, cure: str) -> None:
 
 def built_path(name: str) -> Path | None:
     """Return the file that `zoo build` made for a model, unchecked, or None."""
-    path = place_for(name)
-    return path if path.is_file() else None
+    return next((path for path in (place_for(name, suffix) for suffix in SUFFIXES) if path.is_file()), None)
 
 
 def verified_path(name: str) -> Path | None:
@@ -106,7 +109,8 @@ class Built:
 
 def all_built() -> list[Built]:
     """Return the models that were built into the cache, unchecked, by name."""
-    paths = sorted((cache_root() / "built").glob("[!.]*.safetensors"))
+    folder = cache_root() / "built"
+    paths = sorted(path for suffix in SUFFIXES for path in folder.glob(f"[!.]*{suffix}"))
     return [Built(path.stem, path, path.stat().st_size, recorded(path)) for path in paths]
 
 

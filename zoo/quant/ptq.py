@@ -4,9 +4,10 @@ Each block learns how to round its weights (AdaRound) and the steps of its activ
 are quantised at random per element, stays close to the full-precision output. The full-precision weights are kept, batch
 normalisation folded in, so that the states "fp" and "wa" both work.
 
-Two choices differ from the published code, which needs each architecture rewritten: activations are quantised where a layer
-reads them rather than where they are written, so a residual sum is in full precision; and blocks are found from the module
-tree, single layers where there are none.
+Three choices differ from the published code, which needs each architecture rewritten: activations are quantised where a layer
+reads them rather than where they are written, so a residual sum is in full precision; blocks are found from the module tree,
+single layers where there are none; and a block whose learned rounding ends no better than rounding to the nearest keeps the
+latter.
 """
 
 from __future__ import annotations
@@ -164,24 +165,35 @@ def find_units(model: nn.Module) -> list[str]:
 
 
 def _in_order(model: nn.Module, names: list[str], x: Tensor) -> list[_Unit]:
-    """Return the blocks as units in the order in which the network runs them.
+    """Return the blocks as units in the order in which the network runs them, each with the activation that is fed its output.
 
-    A block that is not one tensor in, one tensor out, or that runs more than once, is replaced by its layers.
+    That activation is part of what is reconstructed, as in the published code, where norm and activation are merged into the
+    layer before them: a stem's, and that of timm's `conv_head`. A block that is not one tensor in, one tensor out, or that
+    runs more than once, is replaced by its layers.
     """
     quantized = list(weight_quantizers(model))
     calls: dict[str, int] = {}
     tensors: dict[str, bool] = {}
+    given: dict[str, Any] = {}
+    followers: dict[int, nn.Module] = {}
     handles = []
 
     def watch(path: str) -> Callable[[nn.Module, Any, Any], None]:
         def hook(module: nn.Module, args: Any, output: Any) -> None:
             calls[path] = calls.get(path, 0) + 1
+            given[path] = output  # kept alive, so that its id stays its own
             tensors[path] = len(args) == 1 and isinstance(args[0], Tensor) and isinstance(output, Tensor)
 
         return hook
 
+    def follow(module: nn.Module, args: Any) -> None:
+        followers.setdefault(id(args[0]), module)
+
     for path in {*names, *quantized}:
         handles.append(model.get_submodule(path).register_forward_hook(watch(path)))
+    for module in model.modules():
+        if isinstance(module, _ACTIVATIONS):
+            handles.append(module.register_forward_pre_hook(follow))
     try:
         with torch.no_grad():
             model(x)
@@ -194,22 +206,16 @@ def _in_order(model: nn.Module, names: list[str], x: Tensor) -> list[_Unit]:
         parts = [layer for layer in quantized if layer == name or layer.startswith(f"{name}.")]
         chosen += [name] if name in usable else [layer for layer in parts if layer in usable]
     order = {path: place for place, path in enumerate(calls)}  # a block ends after its layers
-    return [_unit(model, name) for name in sorted(chosen, key=order.__getitem__)]
+    return [_unit(model, name, followers.get(id(given[name]))) for name in sorted(chosen, key=order.__getitem__)]
 
 
-def _unit(model: nn.Module, name: str) -> _Unit:
+def _unit(model: nn.Module, name: str, follower: nn.Module | None) -> _Unit:
     def belongs(path: str) -> bool:
         return path == name or path.startswith(f"{name}.")
 
     weights = {n: q for n, q in weight_quantizers(model).items() if belongs(n) and isinstance(q, RoundedWeight)}
     inputs = {n: q for n, q in activation_quantizers(model).items() if belongs(n) and isinstance(q, DroppingActivation)}
-    parent, _, leaf = name.rpartition(".")
-    siblings = list(model.get_submodule(parent).named_children())
-    place = [n for n, _ in siblings].index(leaf)
-    after: nn.Module = nn.Identity()
-    if isinstance(model.get_submodule(parent), nn.Sequential):
-        follower = next((m for _, m in siblings[place + 1 :] if not isinstance(m, nn.Identity)), after)
-        after = follower if isinstance(follower, _ACTIVATIONS) else after
+    after = nn.Identity() if follower is None else follower
     return _Unit(name, model.get_submodule(name), after, weights, inputs)
 
 

@@ -61,6 +61,18 @@ def read_metadata(path: Path | str) -> dict[str, str]:
     return _read(Path(path), tensors=False)[1]
 
 
+def read_packed(path: Path | str) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return the tensors and the metadata of a packed file, for `zoo.quant.pack.read_codes`.
+
+    Raises:
+        UserError: No such file, damaged, of another format, or not packed.
+    """
+    tensors, meta = _read(Path(path), tensors=True)
+    if "packed" not in meta:
+        raise UserError(f"{path} holds float weights, not packed codes")
+    return tensors, meta
+
+
 def _read(path: Path, *, tensors: bool) -> tuple[dict[str, Tensor], dict[str, str]]:
     from safetensors import SafetensorError, safe_open
 

@@ -25,12 +25,17 @@ def find(entry: ModelEntry, out: Path | None = None) -> Path | None:
     """Return a checked file with an entry's weights, or None: what the registry pins, what `out` holds, what the cache holds."""
     pinned = entry.weights is not None and entry.weights.sha256 is not None
     attempts: list[Callable[[], Path]] = [lambda: weights_path(entry)]
-    if out is not None and (local := out / f"{entry.name}.safetensors").is_file():
+    if out is not None and (local := out / f"{entry.name}{suffix(entry)}").is_file():
         attempts.insert(1 if pinned else 0, lambda: verified(local))
     for attempt in attempts:
         with suppress(UserError):
             return attempt()
     return None
+
+
+def suffix(entry: ModelEntry) -> str:
+    """Return how the name of the file that an entry's recipe makes ends."""
+    return ".onnx" if entry.recipe is not None and entry.recipe.kind == "export" else ".safetensors"
 
 
 def unmade(entries: Iterable[ModelEntry], out: Path | None = None) -> list[ModelEntry]:
@@ -71,16 +76,25 @@ def make(
     order = recipes.build_order(asked, registry, lambda entry: find(entry, out) is not None)
     made: dict[str, Path] = {}
 
-    def resolve(name: str) -> nn.Module:
+    def local(name: str) -> Path | None:
+        """Return the file to load of an entry, where it is not the registry's."""
         path = made.get(name) or find(registry[name], out)
-        local = path is not None and out is not None and path.parent == out
-        return load_entry(registry[name], path if name in made or local else None)
+        return path if name in made or (path is not None and out is not None and path.parent == out) else None
+
+    def resolve(name: str) -> nn.Module:
+        return load_entry(registry[name], local(name))
 
     reports = []
     for place, entry in enumerate(order, 1):
         if announce is not None:
             announce(entry, place, order)
-        path = (out / f"{entry.name}.safetensors") if out else place_for(entry.name)
+        path = (out / f"{entry.name}{suffix(entry)}") if out else place_for(entry.name, suffix(entry))
+        keep = not (again and entry in asked)
+        if entry.recipe is not None and entry.recipe.kind == "export":
+            start = registry[recipes.start_of(entry)]
+            reports.append(recipes.export(entry, start, path, local(start.name), keep=keep))
+            made[entry.name] = path
+            continue
         report = recipes.build(
             entry,
             resolve=resolve,
@@ -90,7 +104,7 @@ def make(
             checkpoint=cache_root() / "checkpoints" / f"{entry.name}.pt",
             progress=progress,
             device=device,
-            keep=not (again and entry in asked),
+            keep=keep,
         )
         made[entry.name] = path
         reports.append(report)

@@ -132,6 +132,8 @@ def plan(entry: ModelEntry) -> Plan:
             f"{entry.name}: has no recipe, so it cannot be built; {entry.notes or 'zoo show ' + entry.name}"
         )
     where = f"{entry.name}: recipe"
+    if recipe.kind == "export":
+        raise ValueError(f"{where}: an export has nothing to train; see zoo.recipes.exporting")
     if recipe.kind == "ptq":
         return _ptq_plan(entry, recipe, where)
     for key in ("epochs", "batch_size", "lr"):

@@ -25,16 +25,16 @@ class BuildReport:
     """What a build made.
 
     accuracies: top-1 in percent on the test images by state of the network ("fp" when it is not quantised); `top1` is that
-    of the state it is evaluated in. log: what was done, as stored in the file's metadata; `seconds` is kept out of it so
-    that building again gives the same bytes. kept: whether the file was there already, made by the same recipe from the
-    same images and weights.
+    of the state it is evaluated in, null where none was measured, as of an export. log: what was done, as stored in the file's
+    metadata; `seconds` is kept out of it so that building again gives the same bytes. kept: whether the file was there already,
+    made by the same recipe from the same images and weights.
     """
 
     name: str
     path: Path
     sha256: str
     size: int
-    top1: float
+    top1: float | None
     accuracies: dict[str, float]
     seconds: float
     log: dict[str, Any]
@@ -80,7 +80,7 @@ def finished(entry: ModelEntry, out: Path, key: str) -> BuildReport | None:
     accuracies, sha256 = content["test_top1"], recorded(out)
     assert sha256 is not None
     log = {k: v for k, v in content.items() if k not in ("seconds", "sha256", "size", "key", "device", "processes")}
-    size, top1 = out.stat().st_size, in_use(accuracies)
+    size, top1 = out.stat().st_size, in_use(accuracies) if accuracies else None
     return BuildReport(entry.name, out, sha256, size, top1, accuracies, content["seconds"], log, kept=True)
 
 

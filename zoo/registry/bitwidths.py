@@ -9,6 +9,8 @@ _TWO_TO_EIGHT = tuple(range(2, 9))
 BITWIDTHS: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
     "apot": ((2, 3, 4, 5, 6), (2, 3, 4, 5, 6)),
     "bnn": ((1,), (1,)),
+    "codebook": (_TWO_TO_EIGHT, ()),
+    "integer": ((8, 16), (8, 16)),
     "dorefa": (tuple(range(1, 9)), tuple(range(1, 9))),
     "pact": (_TWO_TO_EIGHT, _TWO_TO_EIGHT),
     "qdrop": (_TWO_TO_EIGHT, _TWO_TO_EIGHT),

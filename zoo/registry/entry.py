@@ -58,10 +58,20 @@ class HubFile(Record):
     file: FileName = "model.safetensors"
 
 
+class PackageFile(Record):
+    """One file inside a package of the package index, at one version."""
+
+    name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9]([\w.-]*[A-Za-z0-9])?$")]
+    version: Annotated[str, StringConstraints(pattern=r"^[0-9][\w.+!-]*$")]
+    file: FileName
+    """Its path inside the wheel."""
+
+
 class Weights(Record):
-    """Where a model's bytes are, in order of preference: `bundled`, `hub`, `url`, `file`. null means unknown."""
+    """Where a model's bytes are, in order of preference: `bundled`, `package`, `hub`, `url`, `file`. null means unknown."""
 
     bundled: FileName | None = None
+    package: PackageFile | None = None
     hub: HubFile | None = None
     url: Annotated[str, StringConstraints(pattern=r"^https?://\S+$")] | None = None
     file: str | None = None
@@ -73,18 +83,41 @@ class Weights(Record):
 
     @model_validator(mode="after")
     def _somewhere(self) -> Weights:
-        if not (self.bundled or self.hub or self.url or self.file):
-            raise ValueError("weights need one of bundled, hub, url, file")
+        if not (self.bundled or self.package or self.hub or self.url or self.file):
+            raise ValueError("weights need one of bundled, package, hub, url, file")
         return self
+
+    @property
+    def is_graph(self) -> bool:
+        """Whether the file is a network of its own, by its name: .tflite or .onnx, which hold data and no code."""
+        routes = (self.bundled, self.hub.file if self.hub else None, self.url, self.file)
+        return any(route is not None and route.endswith((".tflite", ".onnx")) for route in routes)
 
 
 class QuantSpec(Record):
     """How a model is quantised. Bits of 32 mean full precision. `edge_bits` are those of the first and last layer's weights."""
 
-    method: Literal["apot", "uniform", "qdrop", "dorefa", "pact", "xnor", "bnn"]
+    method: Literal["apot", "uniform", "qdrop", "dorefa", "pact", "xnor", "bnn", "integer", "codebook"]
+    """Two say how others made a file: `integer` that its integers say all, `codebook` that each weight is one of a few shared
+    values, which are stored as floats here. The others are quantisers of `zoo.quant`."""
     w_bits: int = Field(ge=1, le=32)
     a_bits: int = Field(ge=1, le=32)
     edge_bits: int = Field(default=8, ge=1, le=32)
+
+
+class Engine(Record):
+    """Which engine runs an entry's file as it is deployed: a black box, without gradients, states or weights to look at.
+
+    Integer inputs get the image's bytes, brought to the size of `input.resize` and rounded (int8: less 128), so that `input`
+    states mean 0 and std 1; float inputs get (x - mean) / std of pixels x in [0, 1]. The file itself says whether channels come
+    first or last.
+    """
+
+    name: Literal["litert", "onnxruntime"]
+    channels: Literal["rgb", "bgr"] = "rgb"
+    """Order of the channels that the file wants."""
+    order: tuple[int, ...] | None = None
+    """Which output stands for each class, where the file lists them otherwise; `label_offset` drops outputs before that."""
 
 
 class Alternation(Record):
@@ -98,9 +131,12 @@ class Alternation(Record):
 
 
 class Recipe(Record):
-    """How an entry's weights are made by `zoo build`. `start` names the entry whose weights training starts from."""
+    """How an entry's weights are made by `zoo build`. `start` names the entry whose weights training starts from.
 
-    kind: Literal["train", "adversarial", "qat", "ptq", "lgv"]
+    Kind `export` writes the start's network to the file that the entry's engine runs.
+    """
+
+    kind: Literal["train", "adversarial", "qat", "ptq", "lgv", "export"]
     start: Name | None = None
     epochs: int | None = Field(default=None, ge=0)
     batch_size: int | None = Field(default=None, ge=1)
@@ -129,15 +165,16 @@ class ClaimedAccuracy(Record):
 class ModelEntry(Record):
     """One model of the registry.
 
-    `parent` supplies defaults for what describes the network (`zoo.registry.INHERITED`), never for its weights, recipe or
-    accuracy. `arch` is `timm:NAME` or `zoo:NAME` (`zoo.archs`).
+    `parent` supplies defaults for what describes the network (`zoo.registry.INHERITED`), never for its weights, recipe,
+    engine or accuracy. `arch` is `timm:NAME` or `zoo:NAME` (`zoo.archs`); a file that brings its own graph may have `file:NAME`,
+    which no code makes and which only says what is the same architecture.
     """
 
     name: Name
     family: Family
     data: str
     """Data set that it classifies: digits, cifar10, imagenet, or one of the user's own."""
-    arch: Annotated[str, StringConstraints(pattern=r"^(timm|zoo):[\w.-]+$")]
+    arch: Annotated[str, StringConstraints(pattern=r"^(timm|zoo|file):[\w.-]+$")]
     arch_args: dict[str, int | float | str | bool | tuple[int | float | str, ...]] = Field(default_factory=dict)
     classes: int = Field(ge=2)
     label_offset: int = Field(default=0, ge=0, le=1)
@@ -145,6 +182,7 @@ class ModelEntry(Record):
     input: Input
     weights: Weights | None = None
     quant: QuantSpec | None = None
+    engine: Engine | None = None
     alternation: Alternation | None = None
     feature_layer: str | None = None
     recipe: Recipe | None = None
@@ -174,6 +212,23 @@ class ModelEntry(Record):
         problem = bitwidth_problem(q.method, q.w_bits, q.a_bits, q.edge_bits) if q else None
         if problem is not None:
             raise ValueError(f"quant: {problem}")
+        return self
+
+    @model_validator(mode="after")
+    def _graph_of_its_own(self) -> ModelEntry:
+        """Let only files that bring their graph do without an architecture or a quantiser of ours."""
+        whole = self.engine is not None or (self.weights is not None and self.weights.keymap == "tflite")
+        if not whole and self.arch.startswith("file:"):
+            raise ValueError(f"arch: {self.arch} is made by no code; only entries with an engine, or keymap tflite, may say so")
+        if not whole and self.quant is not None and self.quant.method == "integer":
+            raise ValueError("quant.method: integer is for entries with an engine, or keymap tflite; choose a quantiser")
+        if self.engine is None:
+            return self
+        if self.alternation is not None:
+            raise ValueError("alternation: an engine runs a file as it is, which has no states")
+        order = self.engine.order
+        if order is not None and sorted(order) != list(range(self.classes)):
+            raise ValueError(f"engine.order: it must hold each of 0 to {self.classes - 1} once, the output of each class")
         return self
 
     @property

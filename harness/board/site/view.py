@@ -12,6 +12,7 @@ import numpy as np
 
 from harness.board import Board
 from harness.board.compare import compare_reported
+from harness.board.deployment import INTROS, TITLES
 from harness.board.gains import ALL
 from harness.board.groups import Groups, groups
 from harness.board.lines import TIERS, Line
@@ -79,6 +80,12 @@ class View:
     def lines(self) -> list[Line]:
         """The lines, tier by tier, best first."""
         return [line for tier in TIERS for _, line in ranked([x for x in self.board.lines if x.evidence == tier])]
+
+    @property
+    def deployment(self) -> list[dict[str, Any]]:
+        """The sections on integer networks in engines: gaps and flips, each where there are any."""
+        known = {kind: [gap for gap in self.board.gaps if gap.kind == kind and gap.rate is not None] for kind in TITLES}
+        return [{"kind": k, "title": TITLES[k], "intro": INTROS[k], "gaps": found} for k, found in known.items() if found]
 
     @cached_property
     def rows_of(self) -> dict[tuple[str, str, str], list[Row]]:

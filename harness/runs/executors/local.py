@@ -5,7 +5,9 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 import threading
+import traceback
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -16,7 +18,7 @@ from types import TracebackType
 from typing import TypeVar
 
 from zoo._allocator import keep_freed_memory
-from zoo.errors import MachineError, UserError
+from zoo.errors import MachineError, TaskError, UserError
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -54,7 +56,7 @@ class Local:
                 process.terminate()
 
     def run(self, function: Callable[[T], R], tasks: Iterable[T]) -> Iterator[tuple[T, R | UserError]]:
-        """Yield (task, result) in the order of completion; a task that ended in a UserError yields that.
+        """Yield (task, result) in the order of completion; a task that ended in an exception yields that as a UserError.
 
         Raises:
             MachineError: a worker process died.
@@ -103,11 +105,34 @@ def default_workers(device: str) -> int:
 
 
 def guarded(function: Callable[[T], R], task: T) -> R | UserError:
-    """Return what the function makes of a task, or the UserError that it ends in."""
+    """Return what the function makes of a task, or the UserError that it ends in; any other exception becomes a TaskError."""
     try:
         return function(task)
     except UserError as error:
         return error
+    except Exception as error:
+        said = (str(error).strip() or "no message").split("\n")[0]
+        found = TaskError(f"{type(error).__name__}: {said}{_advice(error)}", traceback.format_exc())
+    _free_device_memory()  # after the exception is gone, and with it what its frames held
+    return found
+
+
+def _advice(error: Exception) -> str:
+    """Return what helps against a lack of memory, when that is what ended a task; else nothing."""
+    short = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    if not short and not (isinstance(error, RuntimeError) and "can't allocate memory" in str(error)):
+        return ""
+    return (
+        "; memory is short: run with --workers 1, end other programs that use the device, take a smaller `block` in a suite of "
+        "your own, or another --device"
+    )
+
+
+def _free_device_memory() -> None:
+    """Hand back what torch keeps of a GPU's memory, so that the next task does not fail for this one."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
 
 
 @contextmanager

@@ -155,7 +155,9 @@ def test_gains_are_against_the_baseline_and_each_control_and_holm_adjusted_toget
         *(("a-2bit", "baseline", family) for family in families),
         *(("a-2bit-ft", "control", family) for family in families),
     }
-    assert [g.p_holm for g in board.gains] == stats.holm([g.gain.p for g in board.gains])
+    for overall in (True, False):
+        group = [g for g in board.gains if (g.family == ALL) == overall]
+        assert [g.p_holm for g in group] == stats.holm([g.gain.p for g in group])
 
 
 def test_gain_is_never_measured_on_a_target_that_is_white_box_for_either() -> None:
@@ -449,3 +451,18 @@ def test_whitebox_is_the_suites_to_say() -> None:
     assert board.to_json()["rows"][0]["families"]["A"] is None
     assert "–*" in section(board.to_markdown(), "Attack success rate") and "–*" in board.to_text()
     assert board.to_json()["rows"][0]["rank"] == 1
+
+
+def test_gains_over_all_families_are_adjusted_apart_from_those_of_each() -> None:
+    """Two attacks, three families: 2 tests of the first kind and 6 of the second."""
+    families = {"A": ["a-fp", "a-2bit"], "B": ["b-fp"], "C": ["b-2bit"]}
+    world = World(Suite(families=families, pairs=(Pair("b-2bit", "b-fp", ()),)))
+    rows = [world.row(name, attack=attack) for name in ("b-fp", "b-2bit") for attack in ("mim", "pgd")]
+    found = board_of(world, rows).gains
+    for overall in (True, False):
+        group = [row for row in found if (row.family == ALL) == overall]
+        assert group and all(row.tests == len(group) for row in group)
+        assert [row.p_holm for row in group] == stats.holm([row.gain.p for row in group])
+    text = board_of(world, rows).to_markdown()
+    counts = [sum(row.family == ALL for row in found), sum(row.family != ALL for row in found)]
+    assert f"adjusted over {counts[0]} gains over all families, and apart from them over {counts[1]} gains of" in text

@@ -11,6 +11,7 @@ from torch import nn
 from zoo import archs, quant
 from zoo._compat import ensure_torchvision
 from zoo.errors import UserError
+from zoo.loading import checkpoints
 from zoo.loading.checkpoints import KEYMAPS, read_foreign, read_tensors
 from zoo.registry.entry import QuantSpec
 
@@ -226,3 +227,22 @@ def test_a_map_that_does_not_fit_the_file_ends_in_one_sentence(tmp_path, keymap,
     torch.save(state, tmp_path / "a.pt")
     with pytest.raises(UserError, match="keymap"):
         read_foreign(tmp_path / "a.pt", keymap)
+
+
+def test_efficientnet_lites_blocks_are_counted_by_stage() -> None:
+    keys = {
+        "_conv_stem.weight": "conv_stem.weight",
+        "_bn0.running_var": "bn1.running_var",
+        "_bn1.bias": "bn2.bias",
+        "_fc.bias": "classifier.bias",
+        "_blocks.0._depthwise_conv.weight": "blocks.0.0.conv_dw.weight",
+        "_blocks.0._project_conv.weight": "blocks.0.0.conv_pw.weight",
+        "_blocks.2._expand_conv.weight": "blocks.1.1.conv_pw.weight",
+        "_blocks.2._bn2.weight": "blocks.1.1.bn3.weight",
+        "_blocks.15._project_conv.weight": "blocks.6.0.conv_pwl.weight",
+    }
+    state = {key: torch.zeros(2, 3, 4, 4).to(memory_format=torch.channels_last) for key in keys}
+    found = checkpoints.efficientnet_lite(state)
+    assert list(found) == list(keys.values()) and all(value.is_contiguous() for value in found.values())
+    longer = checkpoints.efficientnet_lite({"_blocks.20._bn0.bias": torch.zeros(1), "_blocks.3._bn0.bias": torch.zeros(1)})
+    assert list(longer) == ["blocks.6.0.bn1.bias", "blocks.1.2.bn1.bias"]

@@ -2,14 +2,17 @@ import copy
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from tests.zoo.quant.nets import images, spec, tiny
 from tests.zoo.quant.test_fold import with_statistics
 from zoo import quant
 from zoo.errors import UserError
-from zoo.quant.ptq import _capture, _mixed, _Unit, find_units
+from zoo.quant import quantize, set_state
+from zoo.quant.fold import fold_batchnorm
+from zoo.quant.ptq import _capture, _in_order, _mixed, _Unit, find_units
 from zoo.quant.rounding import DroppingActivation, RoundedWeight, best_range
+from zoo.registry.entry import QuantSpec
 
 FAST = quant.QDrop(iterations=60, rounding_lr=5e-2, step_lr=1e-3, calibration=32)
 
@@ -222,3 +225,30 @@ def test_large_modules_are_taken_apart():
         nn.Sequential(nn.Conv2d(3, 3, 1), Wide(), nn.Flatten(), nn.Linear(192, 2)), spec("qdrop", 4, 4)
     )
     assert find_units(net) == ["0", *(f"1.convs.{i}" for i in range(20)), "3"]
+
+
+class _Stem(nn.Module):
+    """A stem whose activation stands beside it, as in timm's networks, a residual block, and a last convolution likewise."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv_stem, self.bn1, self.act1 = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU6(inplace=True)
+        self.blocks = nn.Sequential(nn.Sequential(nn.Conv2d(4, 4, 1), nn.SiLU(), nn.Conv2d(4, 4, 1)))
+        self.conv_head, self.act2 = nn.Conv2d(4, 8, 1), nn.ReLU()
+        self.classifier = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.act1(self.bn1(self.conv_stem(x)))
+        x = x + self.blocks(x)
+        return self.classifier(self.act2(self.conv_head(x)).mean((2, 3)))  # type: ignore[no-any-return]
+
+
+def test_a_layer_is_reconstructed_with_the_activation_that_is_fed_its_output() -> None:
+    net = _Stem().eval()
+    fold_batchnorm(net, torch.rand(1, 3, 8, 8))
+    quantize(net, QuantSpec(method="qdrop", w_bits=4, a_bits=4))
+    set_state(net, "fp")
+    units = _in_order(net, find_units(net), torch.rand(1, 3, 8, 8))
+    after = {unit.name: type(unit.after).__name__ for unit in units}
+    assert list(after) == ["conv_stem", "blocks.0.0", "blocks.0.2", "conv_head", "classifier"]
+    assert list(after.values()) == ["ReLU6", "SiLU", "Identity", "ReLU", "Identity"]

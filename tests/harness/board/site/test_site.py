@@ -17,6 +17,7 @@ from harness.board.site import build
 from harness.board.site.catalogue import attacks
 from harness.board.site.viewer import FOLDER as STRIPS
 from harness.board.site.viewer import amplified, from_png, read, to_png
+from harness.records.pinned import Deployment
 from tests.harness.board.site.worlds import HOSTILE, analysis, fill, hostile, pinned, rows, strips, world
 from zoo.errors import UserError
 
@@ -188,3 +189,19 @@ def test_the_site_of_the_committed_boards_is_built_without_torch(tmp_path: Path)
     assert done.returncode == 0, done.stderr
     boards = {p.parent.relative_to(ROOT / "leaderboards") for p in (ROOT / "leaderboards").glob("*/v*/suite.yaml")}
     assert {p.parent.relative_to(tmp_path / "site/boards") for p in (tmp_path / "site/boards").glob("*/v*/index.html")} == boards
+
+
+def test_a_board_with_a_deployed_target_shows_gaps_and_flips_and_others_do_not(tmp_path: Path) -> None:
+    suite, made = pinned(), world()
+    known = Deployment(precise="digits-resnet8", emulated="digits-nin-4bit")
+    models = {**suite.models, "digits-nin-2bit": suite.models["digits-nin-2bit"].model_copy(update={"deployed": known})}
+    pages = []
+    for name, changed in (("plain", suite), ("device", suite.model_copy(update={"models": models}))):
+        fill(tmp_path / name / "made-up" / "v1", changed, made, rows(made))
+        build(tmp_path / f"site-{name}", tmp_path / name)
+        pages.append((tmp_path / f"site-{name}" / "boards" / "made-up" / "v1" / "index.html").read_text())
+    plain, device = pages
+    assert 'id="deployment-' not in plain
+    assert 'id="deployment-gap"' in device and 'id="deployment-flips"' in device
+    section = device.split('id="deployment-gap"')[1].split("</section>")[0]
+    assert section.count("<tr>") == 1 + 1 + 6  # a head, the clean images, six rows
