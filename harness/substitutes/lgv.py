@@ -22,9 +22,9 @@ class LGV(PlainModel):
 
     Gubri et al., "LGV: Boosting Adversarial Example Transferability from Large Geometric Vicinity", ECCV 2022, Alg. 1.
     The authors shuffle anew for each batch; here each session has an order, and the harness opens one for each of a suite's
-    blocks, whose images are always the same. An attack with more iterations than snapshots goes round again. `weights` are state dicts of
-    `part`, the network inside `module` (by default `module` itself); they may be read as they are asked for, and stay at
-    hand up to SNAPSHOT_BYTES.
+    blocks, whose images are always the same. An attack with more iterations than snapshots goes round again. `weights` are
+    state dicts of `part`, the network inside `module` (by default `module` itself); they may be read as they are asked for,
+    and stay at hand up to SNAPSHOT_BYTES.
     """
 
     def __init__(
