@@ -30,9 +30,12 @@ class PooledBranch(nn.Module):
     Input and output are (N, C, H, W). A window has 9 places, of which 6 hold pixels at an edge and 4 in a corner.
     """
 
+    conv: nn.Module
+    bn: nn.Module
+
     def __init__(self, branch: nn.Module) -> None:
         super().__init__()
-        self.conv, self.bn = branch.conv, branch.bn
+        self.conv, self.bn = branch.get_submodule("conv"), branch.get_submodule("bn")
 
     def forward(self, x: Tensor) -> Tensor:
         """Return what the branch makes of the averages over pixels alone."""

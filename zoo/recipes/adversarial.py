@@ -76,13 +76,13 @@ def _attacked(net: nn.Module) -> Iterator[None]:
     mixed = [part for part in net.modules() if isinstance(part, MixedPrecision)]
     try:
         net.eval()
-        for part in mixed:
-            part.alone = True
+        for several in mixed:
+            several.alone = True
         net.requires_grad_(False)
         yield
     finally:
-        for part in mixed:
-            part.alone = False
+        for several in mixed:
+            several.alone = False
         for part, training in modes:
             part.training = training
         for parameter, required in parameters:
