@@ -20,7 +20,7 @@ imagenet: $(STAMP)
 test: $(STAMP)
 	@$(BIN)/ruff check zoo harness tests setup.py
 	@$(BIN)/mypy
-	@$(BIN)/python -m pytest -q
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 8
 
 check: test
 

@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from harness.runs.executors import Kind
     from harness.runs.stage import Report
     from harness.runs.unfinished import Request
-    from harness.substitutes.kernels import Precision
     from harness.suites.suite import Suite
+    from zoo.kernels import Precision
 
 
 def load_suite(name: str | Path) -> Suite:
@@ -56,7 +56,7 @@ def run(
     out: str | Path = "leaderboards",
     overlays: Sequence[str | Path] = (),
     workers: int | None = None,
-    batch_size: int | None = None,
+    queue: int | None = None,
     executor: Kind = "local",
     address: str | None = None,
     gpus: float | None = None,
@@ -81,7 +81,7 @@ def run(
         overlays: registry files of your own.
         workers: tasks that run at a time; None suits the device. Worker processes import your main module, so in a script
             the call belongs under `if __name__ == "__main__":`.
-        batch_size: images that wait at a worker, in whole blocks; never changes a result.
+        queue: images that wait at a worker, in whole blocks; never changes a result.
         executor: this machine, or a Ray cluster.
         address: the cluster's; one is started on this machine when None.
         gpus: GPUs, or a fraction of one, that each task on the cluster takes.
@@ -106,7 +106,7 @@ def run(
         device=device,
         overlays=tuple(str(path) for path in overlays),
         workers=workers,
-        batch_size=batch_size,
+        queue=queue,
         executor=executor,
         address=address,
         gpus=gpus,

@@ -15,7 +15,7 @@ SOURCES = sorted([*(ROOT / "zoo").rglob("*.py"), *(ROOT / "harness").rglob("*.py
 FLOORS = {
     "zoo": [
         ["errors", "_allocator", "_compat"],
-        ["intervals", "devices"],
+        ["intervals", "devices", "kernels"],
         ["registry"],
         ["hub"],
         ["data", "quant"],

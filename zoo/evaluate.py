@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo.intervals import wilson
+from zoo.kernels import fixed
 from zoo.registry.entry import ModelEntry
 
 if TYPE_CHECKING:
@@ -20,7 +21,8 @@ TOLERANCE = 2.0
 def predictions(model: nn.Module, images: Tensor, batch_size: int = 100, device: str = "cpu") -> Tensor:
     """Return the predicted class (N,) int64 of uint8 images (N, C, H, W)."""
     starts = range(0, len(images), batch_size)
-    out = [model(images[i : i + batch_size].to(device).float() / 255).argmax(1).cpu() for i in starts]
+    with fixed(device):
+        out = [model(images[i : i + batch_size].to(device).float() / 255).argmax(1).cpu() for i in starts]
     return torch.cat(out) if out else torch.zeros(0, dtype=torch.int64)
 
 

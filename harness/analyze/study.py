@@ -15,13 +15,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from harness.runs.craft import craft
+from harness.runs.sources import CRAFTING, code_digest
 from harness.runs.workspace import Context, Workspace, workspace_of
 from harness.storage import shards
 from harness.storage.files import atomic_write
-from harness.substitutes.kernels import fixed
 from harness.suites.selection import Job
 from harness.suites.suite import SubstituteSpec, Suite
 from zoo.errors import UserError
+from zoo.kernels import fixed
 from zoo.loading.load import load_entry
 from zoo.quant import set_state, states
 from zoo.registry.entry import State
@@ -30,6 +31,8 @@ BATCH = 50
 """Images in one pass; fixed, as float kernels differ in their last bits between batch sizes."""
 
 Row = dict[str, Any]
+
+_OWN = tuple(f"{__package__}.{path.stem}" for path in sorted(Path(__file__).parent.glob("*.py")))
 
 
 @dataclass(frozen=True)
@@ -127,7 +130,7 @@ class Study:
         named = [content[key] for key in ("model", "substitute", "target") if key in content]
         models = {m: self.workspace.identity(m) for name in named for m in self._models(name)}
         key: Row = {"kind": kind, "data": self.workspace.digest, "made_by": self.workspace.made_by, "models": models}
-        key |= {"content": content, "seed": self.seed, "code": _code(), "suite": self.suite.canonical()}
+        key |= {"content": content, "seed": self.seed, "code": code_digest(*CRAFTING, *_OWN), "suite": self.suite.canonical()}
         digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
         return self.context.cache_folder / "analyses" / digest[:2] / digest
 
@@ -176,10 +179,3 @@ def mean_interval(values: Tensor) -> Row:
     sd = float(values.std()) if n > 1 else 0.0
     half = 1.959963984540054 * sd / n**0.5 if n else 0.0
     return {"mean": mean, "sd": sd, "low": mean - half, "high": mean + half, "n": n}
-
-
-def _code() -> str:
-    sha = hashlib.sha256()
-    for file in sorted(Path(__file__).parent.glob("*.py")):
-        sha.update(file.read_bytes())
-    return sha.hexdigest()

@@ -8,8 +8,10 @@ import inspect
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
+from types import ModuleType
 from typing import get_args
 
 import torch
@@ -125,6 +127,16 @@ def from_file(origin: str, options: Mapping[str, object]) -> Attack | Foreign:
             f"there is no attack file {place!r}; give the path of a Python file and a name in it: attack.py:MyAttack"
         )
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    module = _executed(path.absolute(), digest)
+    if not hasattr(module, name):
+        public = [each for each in vars(module) if not each.startswith("_")]
+        raise UserError(f"{place} has no {name!r}{did_you_mean(name, public)}")
+    return _attack(getattr(module, name), f"{path.name}:{name}", f"sha256 {digest}", options)
+
+
+@cache
+def _executed(path: Path, digest: str) -> ModuleType:
+    """Run a file as a module, once in a process for each content of it."""
     spec = importlib.util.spec_from_file_location(f"harness_attack_{digest[:16]}", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -132,11 +144,8 @@ def from_file(origin: str, options: Mapping[str, object]) -> Attack | Foreign:
     try:
         spec.loader.exec_module(module)
     except (ImportError, SyntaxError) as error:
-        raise UserError(f"{place} cannot be loaded: {error}") from error
-    if not hasattr(module, name):
-        public = [each for each in vars(module) if not each.startswith("_")]
-        raise UserError(f"{place} has no {name!r}{did_you_mean(name, public)}")
-    return _attack(getattr(module, name), f"{path.name}:{name}", f"sha256 {digest}", options)
+        raise UserError(f"{path} cannot be loaded: {error}") from error
+    return module
 
 
 def from_torchattacks(origin: str, options: Mapping[str, object]) -> Foreign:

@@ -178,16 +178,22 @@ def _label(line: Line) -> str:
 
 
 def compare_boards(a: Sequence[Line], b: Sequence[Line]) -> Table:
-    """Compare the means of all lines that two boards share, such as two versions of a suite."""
+    """Compare the means of all lines that two boards share, such as two versions of a suite; Holm's p is over these lines."""
     others = {(line.substitute, line.attack, line.evidence): line for line in b}
+    shared = [line for line in a if (line.substitute, line.attack, line.evidence) in others]
+    shared.sort(key=lambda line: (line.attack, line.substitute, line.evidence))
+    pairs = [(line, others[line.substitute, line.attack, line.evidence]) for line in shared]
+    means = [[row for row in compare_lines(*pair) if row.target == MEAN] for pair in pairs]
+    adjusted = iter(holm([row.p for rows in means for row in rows if row.p is not None]))
     cells, intro = [], "The boards share no line."
-    for line in sorted(a, key=lambda line: (line.attack, line.substitute, line.evidence)):
-        other = others.get((line.substitute, line.attack, line.evidence))
-        if other is None:
-            continue
-        table = comparison_table(line, other, [row for row in compare_lines(line, other) if row.target == MEAN])
-        cells += [[line.substitute, line.attack, line.evidence, *row[1:-1]] for row in table.rows]
+    for (line, other), rows in zip(pairs, means, strict=True):
+        alone = [replace(row, p_holm=None if row.p is None else next(adjusted)) for row in rows]
+        table = comparison_table(line, other, alone)
+        cells += [[line.substitute, line.attack, line.evidence, *row[1:]] for row in table.rows]
         first, second = (f"{each.frame.suite.name} v{each.frame.suite.version}" for each in (line, other))
-        intro = f"A: {first}. B: {second}. Mean success rates over families in percent; A - B in percentage points."
-    headers = ["Substitute", "Attack", "Evidence", "A", "B", "A - B", "95 % interval", "p"]
+        intro = (
+            f"A: {first}. B: {second}. Mean success rates over families in percent; A - B in percentage points. "
+            f"p (Holm) is adjusted over these {len(pairs)} lines."
+        )
+    headers = ["Substitute", "Attack", "Evidence", "A", "B", "A - B", "95 % interval", "p", "p (Holm)"]
     return Table("A against B", intro, headers, cells, 3)

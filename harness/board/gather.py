@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -52,6 +52,7 @@ def gather(frame: Frame, rows: Iterable[Row]) -> Gathered:
         )
     gathered = Gathered()
     groups: dict[tuple[str, str, Evidence], list[_Seed]] = defaultdict(list)
+    codes: dict[str, list[str]] = defaultdict(list)
     for row in rows:
         try:
             accept(row, frame)
@@ -59,8 +60,11 @@ def gather(frame: Frame, rows: Iterable[Row]) -> Gathered:
             gathered.refused.append(f"{row.filename}: {error}")
             continue
         groups[row.substitute, row.attack, row.evidence].append(_seed(row, frame, gathered))
+        if row.provenance.code is not None:
+            codes[row.provenance.code].append(row.filename)
     if gathered.refused and not groups:
         raise UserError(f"no row belongs on this board; {gathered.refused[0]}")
+    gathered.remarks += _codes(codes)
     for (substitute, attack, evidence), seeds in groups.items():
         gathered.lines.append(_line(frame, substitute, attack, evidence, seeds, gathered))
     common = np.ones(len(frame.targets), dtype=bool)
@@ -68,6 +72,15 @@ def gather(frame: Frame, rows: Iterable[Row]) -> Gathered:
         common &= ~line.whitebox
     gathered.lines = [replace(line, common=common) for line in gathered.lines]
     return gathered
+
+
+def _codes(codes: Mapping[str, Sequence[str]]) -> list[str]:
+    """Say where the rows were made by several states of the code; rows from before that was recorded say nothing."""
+    if len(codes) < 2:
+        return []
+    by_count = sorted(codes.items(), key=lambda item: (-len(item[1]), item[0]))
+    parts = [f"{len(names)} by {code[:12]} (first {min(names)})" for code, names in by_count]
+    return [f"the rows were made by {len(codes)} states of the code, whose images may differ: {', '.join(parts)}"]
 
 
 @dataclass(frozen=True)

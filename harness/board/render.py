@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from harness.board.compare import compare_reported, reported_table
 from harness.board.escape import markdown, plain
 from harness.board.table import DASH
-from harness.board.tables import PARTIAL, WHITEBOX, Reasons, Tables, adjustment
+from harness.board.tables import DIFFERING, PARTIAL, WHITEBOX, Reasons, Tables, adjustment
 
 if TYPE_CHECKING:
     from harness.board import Board
@@ -59,6 +59,8 @@ def to_text(board: Board) -> str:
         parts.append("Common targets: mean over families of the targets that are black-box for every substitute here")
     if any(PARTIAL in part for part in parts):
         parts.append(f"{PARTIAL} some targets of the family are missing: mean over the others, not ranked")
+    if any(f" {DIFFERING}" in part for part in parts):
+        parts.append(f"{DIFFERING} lines are averaged over different targets of the family: those of its architecture left out")
     parts += [f"({number}) {plain(reason)}" for reason, number in reasons.numbers.items()]
     parts += [f"refused: {plain(line)}" for line in board.refused]
     return "\n".join(parts).rstrip() + "\n"
@@ -114,6 +116,11 @@ def _notes(board: Board, tables: Tables, reasons: Reasons) -> list[str]:
         notes.append(
             f"**{PARTIAL}** some of the targets are missing: mean over the others. It is not comparable, so the "
             "line is not ranked."
+        )
+    if any(header.endswith(DIFFERING) for table in tables.rankings() for header in table.headers):
+        notes.append(
+            f"**{DIFFERING}** lines are averaged over different targets of this family, since those that a substitute shares its "
+            "architecture with are left out: compare lines in this column only where their targets are the same."
         )
     made = ["## Notes", "", *[f"- {note}" for note in notes]]
     made += _list("Missing cells", [f"({number}) {reason}" for reason, number in reasons.numbers.items()])

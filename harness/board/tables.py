@@ -18,6 +18,7 @@ from harness.records.rows import Absent, Evidence
 PARTIAL = "†"
 UNKNOWN = "?"
 WHITEBOX = "*"
+DIFFERING = "‡"
 
 
 @dataclass
@@ -122,7 +123,15 @@ class Tables:
         intro = "In percent, ± half the 95 % interval; means over the black-box targets of each family."
         if len(self.tiers) > 1 and not several_tiers and lines:
             intro = f"Evidence: {TIERS[lines[0].evidence]}. {intro}"
-        return Table(title, intro, headers + list(self.frame.members), rows, left)
+        return Table(title, intro, headers + self._marked(lines), rows, left)
+
+    def _marked(self, lines: Sequence[Line]) -> list[str]:
+        """Return the families as headers, with a mark where lines are averaged over different targets of one."""
+        titles = []
+        for title, member in self.frame.members.items():
+            taken = {tuple(member & ~line.whitebox) for line in lines}
+            titles.append(f"{title} {DIFFERING}" if len(taken) > 1 else title)
+        return titles
 
     def _mean(self, line: Line, member: Bools, weights: Floats | None = None) -> str:
         """Return a mean over targets as text: with a mark when cells are missing, a dash when nothing is left."""

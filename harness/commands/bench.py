@@ -12,7 +12,7 @@ from harness.commands.common import device_option
 from zoo.commands.terminal import emit, json_option, open_registry
 
 if TYPE_CHECKING:
-    from harness.substitutes.kernels import Precision
+    from zoo.kernels import Precision
 
 
 @click.command("bench")

@@ -70,7 +70,13 @@ def executing(command: Any) -> Any:
     for option in reversed(
         [
             click.option("--workers", type=click.IntRange(min=1), help="Processes; the usable cores on a CPU, one on a GPU."),
-            click.option("--batch-size", type=click.IntRange(min=1), help="Images that wait at a worker; changes no result."),
+            click.option(
+                "--queue",
+                "--batch-size",
+                "queue",
+                type=click.IntRange(min=1),
+                help="Images that wait at a worker; changes no result. --batch-size is its old name.",
+            ),
             click.option(
                 "--executor", type=click.Choice(["local", "ray"]), default="local", show_default=True, help="What does the work."
             ),

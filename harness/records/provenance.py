@@ -15,9 +15,12 @@ PACKAGE = "qnn-transfer-zoo"
 
 
 def provenance(
-    hardware: str | None = None, precision: str | None = None, engines: dict[str, str] | None = None
+    hardware: str | None = None,
+    precision: str | None = None,
+    engines: dict[str, str] | None = None,
+    code: str | None = None,
 ) -> Provenance:
-    """Describe this process: versions, commit, platform, what is given of hardware, precision and engines, the time in UTC."""
+    """Describe this process: versions, commit, platform, the time in UTC, and what is given."""
     return Provenance(
         package=_version(PACKAGE),
         commit=_commit(Path(__file__).resolve().parent),
@@ -28,6 +31,7 @@ def provenance(
         hardware=hardware,
         precision=precision,
         engines=engines or None,
+        code=code,
         created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     )
 

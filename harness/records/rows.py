@@ -111,6 +111,8 @@ class Provenance(Record):
     """How it was computed where that was not exact: tf32, bf16, with -compiled; null is float32 with deterministic kernels."""
     engines: dict[Name, str] | None = None
     """Per deployed target: engine, version, delegate and the CPU's instructions; null without such targets."""
+    code: Sha256 | None = None
+    """Digest of the code that made the images, without comments and docstrings; null in rows from before it was recorded."""
     created: Created
     """When, in UTC, as 2026-01-31T12:00:00Z; not part of the canonical row."""
 
@@ -265,7 +267,7 @@ class Row(Record):
         """
         content: dict[str, Any] = self.model_dump(mode="json", exclude={"outcomes": True, "size": True})
         del content["cost"]["seconds"], content["provenance"]["created"]
-        for later in ("hardware", "precision", "engines"):  # rows from before these were recorded keep their digest
+        for later in ("hardware", "precision", "engines", "code"):  # rows from before these were recorded keep their digest
             if content["provenance"][later] is None:
                 del content["provenance"][later]
         content["outcomes"] = {
@@ -297,6 +299,8 @@ class Clean(Record):
     """Name of each image, in the same order."""
     predictions: dict[Name, Predictions]
     """Per target, the predicted class of each clean image."""
+    made_by: dict[Name, Sha256] = Field(default_factory=dict)
+    """Per target, the digest of its weights and of the code, versions and device that predicted; unknown in older files."""
 
     @model_validator(mode="after")
     def _one_per_image(self) -> Clean:
@@ -315,6 +319,8 @@ class Absent(Record):
     """Model that the images should have been crafted on."""
     attack: Name
     """Id of the attack."""
+    seed: int = Field(default=0, ge=0)
+    """Seed of its random draws."""
     reason: str = Field(min_length=1)
     """Why there is no row."""
 

@@ -39,19 +39,25 @@ def admit(stage: Stage, targets: list[str], substitutes: Iterable[str] = ()) -> 
 
 
 def predict_clean(stage: Stage, targets: list[str]) -> tuple[Clean, dict[str, str]]:
-    """Predict the clean images with every target, keep what an earlier run found, and write clean.json.
+    """Predict the clean images with every target, keep what an earlier run found in the same way, and write clean.json.
 
-    Returns it, and the targets that could not predict, with the reason.
+    What another code, version or device predicted is kept only of targets that are not asked for now. Returns the record, and
+    the targets that could not predict, with the reason.
     """
-    data = workspace_of(stage.context).data
+    workspace = workspace_of(stage.context)
+    data = workspace.data
     pinned, folder = stage.pinned, stage.report.folder
     known: dict[str, Predictions] = {}
+    made_by: dict[str, str] = {}
     if (folder / "clean.json").is_file():
         before = read_clean(folder)
         if before.suite_digest == pinned.digest:
-            known = dict(before.predictions)
-    found, failed = score_images(stage, "clean images", None, data.images, [t for t in targets if t not in known])
+            known, made_by = dict(before.predictions), dict(before.made_by)
+    keys = {target: workspace.score_key(target) for target in targets}
+    same = {t for t in targets if t in known and made_by.get(t) == keys[t]}
+    found, failed = score_images(stage, "clean images", None, data.images, [t for t in targets if t not in same])
     known.update(found)
+    made_by.update({target: keys[target] for target in found})
     clean = Clean(
         suite=pinned.suite.name,
         suite_version=pinned.suite.version,
@@ -59,6 +65,7 @@ def predict_clean(stage: Stage, targets: list[str]) -> tuple[Clean, dict[str, st
         labels=Predictions(data.labels.numpy()),
         ids=data.ids,
         predictions={t: known[t] for t in pinned.suite.target_names if t in known},
+        made_by={t: made_by[t] for t in pinned.suite.target_names if t in known and t in made_by},
     )
     write_clean(folder, clean)
     return clean, failed

@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from harness.attacks import Images, Rng, get
+from harness.runs.answers import predict
 from harness.runs.craft import images_per_pass
-from harness.runs.score import predict
 from harness.runs.workspace import Workspace
-from harness.substitutes.kernels import fixed
 from harness.suites.suite import Suite
 from zoo.errors import UserError
+from zoo.kernels import fixed
 from zoo.loading.load import load_entry
 from zoo.quant import is_quantized
 

@@ -14,9 +14,9 @@ from harness.records.provenance import provenance
 from harness.runs.bench import Speed
 from harness.runs.workspace import Workspace
 from harness.storage.files import atomic_write
-from harness.substitutes.kernels import hardware
 from zoo.errors import UserError
 from zoo.hub.store import cache_root
+from zoo.kernels import hardware
 
 KEPT = 200
 """Entries of the file; the oldest go first."""

@@ -16,9 +16,9 @@ from torch import Tensor
 from harness.runs.stage import Stage
 from harness.runs.workspace import Context, Workspace, workspace_of
 from harness.storage import shards
-from harness.substitutes.kernels import fixed
 from harness.suites.selection import Job
 from zoo.errors import MachineError, UserError
+from zoo.kernels import fixed
 
 GPU_PIXELS = 64 * 224 * 224
 """Pixels of all images in one pass on a GPU: 64 of ImageNet's, 3136 of CIFAR-10's."""

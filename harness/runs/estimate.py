@@ -10,12 +10,12 @@ import torch
 
 from harness.attacks import Attack, Images, Rng
 from harness.attacks.parts import Cost
+from harness.runs.answers import BATCH, predict
 from harness.runs.bench import timed
 from harness.runs.bench_history import history_file, last_like
 from harness.runs.craft import images_per_pass
-from harness.runs.score import BATCH, predict
 from harness.runs.workspace import Workspace
-from harness.substitutes.kernels import fixed
+from zoo.kernels import fixed
 
 PROBE_STEPS = 2
 """Iterations of the attack that is timed: an alternating substitute takes each of its two states once."""

@@ -147,11 +147,12 @@ def _job(
 def status(suite: Suite, folder: Path) -> list[dict[str, Any]]:
     """Return for every row of a suite whether it is done, partial, missing for a known reason, or still to do."""
     there = {(r.substitute, r.attack, r.seed): r for r in read_rows(folder)}
-    absent = {(a.substitute, a.attack): a.reason for a in read_absent(folder).rows}
+    absent = {(a.substitute, a.attack, a.seed): a.reason for a in read_absent(folder).rows}
     rows: list[dict[str, Any]] = []
     selection, suite = Selection().bring(suite)
     for job in selection.jobs(suite):
-        row, reason = there.get((job.substitute, job.attack, job.seed)), absent.get((job.substitute, job.attack))
+        asked = (job.substitute, job.attack, job.seed)
+        row, reason = there.get(asked), absent.get(asked)
         if row is not None:
             state, reason = ("partial", next(iter(row.failures.values()))) if row.failures else ("done", None)
         else:

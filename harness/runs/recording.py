@@ -11,11 +11,12 @@ from harness.records.provenance import provenance
 from harness.records.rows import Absent, AbsentRows, Cost, Outcome, Row, read_absent, read_row, write_absent
 from harness.runs.craft import Crafted, max_level
 from harness.runs.similarity import size
+from harness.runs.sources import CRAFTING, code_digest
 from harness.runs.stage import Report
 from harness.runs.workspace import Workspace
 from harness.storage import shards
-from harness.substitutes.kernels import hardware
 from harness.suites.selection import Job
+from zoo.kernels import hardware
 
 
 def row_maker(workspace: Workspace, job: Job, pinned: PinnedSuite) -> Callable[..., Row]:
@@ -48,7 +49,7 @@ def row_maker(workspace: Workspace, job: Job, pinned: PinnedSuite) -> Callable[.
                 device=workspace.context.device,
             ),
             provenance=provenance(
-                hardware(workspace.context.device), workspace.context.how, workspace.engines(outcomes)
+                hardware(workspace.context.device), workspace.context.how, workspace.engines(outcomes), code_digest(*CRAFTING)
             ),
         )
 
@@ -66,9 +67,10 @@ def known_row(path: Path, template: Callable[..., Row]) -> Row | None:
 
 def note_absent(report: Report, missing: Mapping[Job, str], tried: Iterable[Job] = ()) -> None:
     """Record the rows that cannot be made, so that a board shows them missing; those that are tried again are forgotten."""
-    rows = {(row.substitute, row.attack): row for row in read_absent(report.folder).rows}
+    rows = {(row.substitute, row.attack, row.seed): row for row in read_absent(report.folder).rows}
     for job in tried:
-        rows.pop((job.substitute, job.attack), None)
+        rows.pop((job.substitute, job.attack, job.seed), None)
     for job, reason in missing.items():
-        rows[job.substitute, job.attack] = Absent(substitute=job.substitute, attack=job.attack, reason=reason)
+        absent = Absent(substitute=job.substitute, attack=job.attack, seed=job.seed, reason=reason)
+        rows[job.substitute, job.attack, job.seed] = absent
     write_absent(report.folder, AbsentRows(rows=tuple(rows[key] for key in sorted(rows))))

@@ -38,7 +38,7 @@ def suite_folder(out: Path, suite: Suite, limit: int | None, how: str | None = N
 def run(suite: Suite, request: Request, out: Path, notify: Notify | None = None) -> Report:
     """Run a suite, or the part of it that is asked for, into `out`/<suite>/v<version>.
 
-    This process is the only one that writes: workers hand over what they made. `batch_size` of the request decides how many
+    This process is the only one that writes: workers hand over what they made. `queue` of the request decides how many
     images wait at a worker, rounded up to whole blocks, never what is computed.
 
     Raises:
@@ -63,7 +63,7 @@ def run(suite: Suite, request: Request, out: Path, notify: Notify | None = None)
             raise UserError(black_box_sentence(workspace.registry[model]))
     blocked = absent_models(workspace, [*targets, *substitutes])
     pinned = describe(workspace, blocked)
-    waiting = None if request.batch_size is None else -(-request.batch_size // suite.block)
+    waiting = None if request.queue is None else -(-request.queue // suite.block)
     executor = open_executor(request.executor, request.device, request.workers, request.address, request.gpus, waiting)
     with exclusive(report.folder), cache_in_use(context.cache_folder):
         pinned = own_folder(report.folder, pinned)

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from harness.records.rows import Size
-from harness.substitutes.kernels import fixed
+from zoo.kernels import fixed
 
 WINDOW = 11
 SIGMA = 1.5

@@ -31,7 +31,7 @@ class Request(Record):
     device: str = "cpu"
     overlays: tuple[str, ...] = ()
     workers: int | None = None
-    batch_size: int | None = None
+    queue: int | None = None
     executor: Literal["local", "ray"] = "local"
     address: str | None = None
     """Address of a Ray cluster."""

@@ -9,7 +9,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from functools import cache, cached_property
+from functools import cached_property
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,13 +19,15 @@ from torch import Tensor, nn
 
 from harness.records.pinned import Deployment, PinnedSuite
 from harness.records.pinned import Model as ModelFacts
-from harness.substitutes.kernels import Precision, fixed, hardware
+from harness.runs.sources import CRAFTING, SCORING, code_digest
+from harness.substitutes.speed import compile_network
 from harness.suites.suite import SubstituteSpec, Suite
 from zoo import registry as registries
 from zoo.data import Dataset
 from zoo.data import load as load_data
 from zoo.errors import UserError
 from zoo.hub.store import cache_root
+from zoo.kernels import Precision, fixed, hardware
 from zoo.loading.engines import black_box_sentence
 from zoo.loading.engines import facts as engine_facts
 from zoo.loading.load import identity, load_entry, weights_path, weights_sha256
@@ -69,16 +71,6 @@ def declared(how: str | None) -> dict[str, Any]:
     """Return the settings of a context that computes as a row says it was computed."""
     precision, _, compiled = (how or "exact").partition("-")
     return {"precision": "exact" if precision == "compiled" else precision, "compiled": "compiled" in (precision, compiled)}
-
-
-def compile_network(network: nn.Module) -> nn.Module:
-    """Have a network compiled at its next pass; what cannot be compiled runs as it is, with torch's warning."""
-    import torch._dynamo
-
-    torch._dynamo.config.suppress_errors = True
-    torch._dynamo.config.skip_nnmodule_hook_guards = False  # feature attacks hook the network after it was compiled
-    network.compile()
-    return network
 
 
 class Workspace:
@@ -193,12 +185,13 @@ class Workspace:
 
     def craft_key(self, substitute: str, attack: str, seed: int) -> str:
         """Return the content address of one job's images: the job, and the code and the kind of device that make them."""
-        return _digest([self.job_key(substitute, attack, seed), self.made_by])
+        return _digest([self.job_key(substitute, attack, seed), code_digest(*CRAFTING), *self.made_by])
 
     def score_key(self, target: str) -> str:
         """Return the content address of a target's answers to given bytes: the target, the transport, the code, the device."""
         own = engine_facts(self.registry[target])
-        return _digest([self.identity(target), self.suite.transport, self.made_by, *([] if own is None else [own])])
+        made_by = [code_digest(*SCORING), *self.made_by]
+        return _digest([self.identity(target), self.suite.transport, made_by, *([] if own is None else [own])])
 
     def engines(self, targets: Iterable[str]) -> dict[str, str]:
         """Return what decides the last bits of the answers of those targets that an engine runs."""
@@ -207,9 +200,9 @@ class Workspace:
 
     @cached_property
     def made_by(self) -> list[str]:
-        """What can move the last bits of a result beside what is asked for."""
+        """What can move the last bits of a result beside what is asked for and the code."""
         packages = (metadata.version(package) for package in ("torch", "timm", "pillow"))
-        return [code_digest(), hardware(self.context.device), self.context.how or "exact", *packages]
+        return [hardware(self.context.device), self.context.how or "exact", *packages]
 
 
 def _digest(content: Any) -> str:
@@ -261,19 +254,6 @@ def assemble(
 def is_collection(entry: ModelEntry) -> bool:
     """Return whether an entry's file holds many weights of its network, which LGV collects."""
     return entry.recipe is not None and entry.recipe.kind == "lgv"
-
-
-@cache
-def code_digest() -> str:
-    """sha256 over the sources that decide the bytes of an image or an answer, so that a change of code serves nothing old."""
-    runs, harness, zoo = Path(__file__).parent, Path(__file__).parent.parent, Path(registries.__file__).parent.parent
-    files = [runs / f"{name}.py" for name in ("craft", "score", "workspace")]
-    for folder in (harness / "substitutes", harness / "attacks", zoo / "loading", zoo / "quant", zoo / "archs"):
-        files += sorted(folder.rglob("*.py"))
-    sha = hashlib.sha256()
-    for file in files:
-        sha.update(file.read_bytes())
-    return sha.hexdigest()
 
 
 def resident_bytes(device: str) -> int:

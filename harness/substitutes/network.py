@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from harness.attacks.model import Model, PlainModel
 from harness.substitutes.graphs import Graphs
-from harness.substitutes.kernels import at_speed
+from harness.substitutes.speed import at_speed
 from zoo.errors import UserError
 from zoo.quant import activation_quantizers, frozen, is_quantized, set_state, weight_quantizers
 from zoo.quant import states as possible_states

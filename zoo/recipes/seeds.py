@@ -9,6 +9,8 @@ from contextlib import contextmanager
 import torch
 from torch import Generator
 
+from zoo.kernels import fixed
+
 
 def stream(seed: int, *use: int | str) -> Generator:
     """Return a CPU generator of its own for each use of a seed, such as stream(0, "order", epoch)."""
@@ -20,24 +22,18 @@ def stream(seed: int, *use: int | str) -> Generator:
 def reproducible(seed: int, device: torch.device, threads: int, precision: str = "exact") -> Iterator[None]:
     """Seed torch's own generators (initialisation, dropout), fix kernels and threads; all is as before on exit.
 
-    With a `precision` other than "exact" a GPU may multiply in TF32.
+    With a `precision` other than "exact" a GPU may multiply in TF32; its kernels are deterministic all the same.
     """
     before = torch.get_num_threads()
     cuda = [device] if device.type == "cuda" else []
-    tf32, matmul = precision != "exact", torch.get_float32_matmul_precision()
-    with (
-        torch.random.fork_rng(cuda),
-        torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=tf32),
-    ):
+    with torch.random.fork_rng(cuda), fixed(device, "exact" if precision == "exact" else "tf32", repeatable=True):
         torch.manual_seed(seed)
         if threads:
             torch.set_num_threads(threads)
-        torch.set_float32_matmul_precision("high" if tf32 else "highest")
         try:
             yield
         finally:
             torch.set_num_threads(before)
-            torch.set_float32_matmul_precision(matmul)
 
 
 def rng_state(device: torch.device) -> dict[str, torch.Tensor]:

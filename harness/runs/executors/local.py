@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import signal
 import sys
 import threading
 import traceback
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -19,6 +21,9 @@ from typing import TypeVar
 
 from zoo._allocator import keep_freed_memory
 from zoo.errors import MachineError, TaskError, UserError
+
+RETRIES = 5
+"""Times that a task is done again after its worker died."""
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -46,7 +51,9 @@ class Local:
         keep_freed_memory()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._pool is None:
             return
         processes = list((self._pool._processes or {}).values())
@@ -58,35 +65,61 @@ class Local:
     def run(self, function: Callable[[T], R], tasks: Iterable[T]) -> Iterator[tuple[T, R | UserError]]:
         """Yield (task, result) in the order of completion; a task that ended in an exception yields that as a UserError.
 
+        When a worker process dies the others end with it (as Python's pools do), and what they had in hand is done again by new
+        ones.
+
         Raises:
-            MachineError: a worker process died.
+            MachineError: workers died again and again without a task being done in between.
         """
         if self.workers <= 1:
             for task in tasks:
                 yield task, guarded(function, task)
             return
-        if self._pool is None:
-            context = multiprocessing.get_context("spawn")
-            self._pool = ProcessPoolExecutor(self.workers, mp_context=context, initializer=_start_worker)
         queue = iter(tasks)
-        pending: dict[Future[R | UserError], T] = {}
+        ready: deque[tuple[T, int]] = deque()
+        pending: dict[Future[R | UserError], tuple[T, int]] = {}
         try:
             while True:
-                with _interrupts_held():
-                    for task in islice(queue, self.workers * self.in_flight - len(pending)):
-                        pending[self._pool.submit(guarded, function, task)] = task
-                if not pending:
-                    return
-                for future in wait(pending, return_when=FIRST_COMPLETED).done:
-                    yield pending.pop(future), future.result()
-        except BrokenProcessPool as error:
-            raise MachineError(
-                "a worker process died (killed, or out of memory); what was finished is kept: run the command again, "
-                "with a smaller --workers if memory is short"
-            ) from error
+                try:
+                    self._hand_over(function, queue, ready, pending)
+                    if not pending:
+                        return
+                    for future in wait(pending, return_when=FIRST_COMPLETED).done:
+                        result = future.result()
+                        yield pending.pop(future)[0], result
+                except BrokenProcessPool as error:
+                    self._pool = None
+                    ready.extend((task, deaths + 1) for task, deaths in pending.values())
+                    pending.clear()
+                    if max((deaths for _, deaths in ready), default=0) > RETRIES:
+                        raise MachineError(
+                            f"a task failed {RETRIES + 1} times as worker processes died (killed, or out of memory); what was "
+                            "finished is kept: run the command again, with a smaller --workers if memory is short"
+                        ) from error
+                    logging.getLogger("harness").warning("a worker process died; its tasks are done again")
         finally:
             for future in pending:
                 future.cancel()
+
+    def _hand_over(
+        self,
+        function: Callable[[T], R],
+        queue: Iterator[T],
+        ready: deque[tuple[T, int]],
+        pending: dict[Future[R | UserError], tuple[T, int]],
+    ) -> None:
+        """Give workers as many tasks as they may have in hand; those that were given before come first."""
+        if self._pool is None:
+            context = multiprocessing.get_context("spawn")
+            self._pool = ProcessPoolExecutor(self.workers, mp_context=context, initializer=_start_worker)
+        with _interrupts_held():
+            while len(pending) < self.workers * self.in_flight:
+                if not ready:
+                    ready.extend((task, 0) for task in islice(queue, 1))
+                if not ready:
+                    return
+                future = self._pool.submit(guarded, function, ready[0][0])
+                pending[future] = ready.popleft()
 
 
 def single_thread() -> None:

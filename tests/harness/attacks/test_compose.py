@@ -363,3 +363,13 @@ def test_every_part_is_exported_and_rebuilds_an_attack_from_its_repr() -> None:
         assert {kind.__name__ for kind in kinds.values()} <= set(names_of)
     for name in names():
         assert eval(repr(get(name)), dict(names_of)) == get(name)
+
+
+def test_an_attack_file_is_executed_once_for_each_content(tmp_path: Path) -> None:
+    counter, file = tmp_path / "count", tmp_path / "mine.py"
+    code = f"open({str(counter)!r}, 'a').write('x')\ndef attack(model, x, y, *, eps, steps, rng):\n    return x\n"
+    file.write_text(code)
+    first, *_ = [get(f"{file}:attack") for _ in range(3)]
+    assert counter.read_text() == "x"
+    file.write_text(code.replace("return x", "return x + 0"))
+    assert get(f"{file}:attack") != first and counter.read_text() == "xx"

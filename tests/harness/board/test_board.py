@@ -15,7 +15,7 @@ from harness.board import statistics as stats
 from harness.board.export import COLUMNS
 from harness.board.gains import ALL
 from harness.records.rows import Absent, AbsentRows, Predictions, Row, write_absent, write_clean, write_row
-from tests.harness.synthetic import Pair, Suite, World, clean_of, row
+from tests.harness.synthetic import Pair, Suite, World, clean_of, provenance, row
 from zoo.errors import UserError
 
 SUBSTITUTES = ("a-fp", "a-2bit", "a-2bit-ft", "a-2bit-qaa")
@@ -466,3 +466,22 @@ def test_gains_over_all_families_are_adjusted_apart_from_those_of_each() -> None
     text = board_of(world, rows).to_markdown()
     counts = [sum(row.family == ALL for row in found), sum(row.family != ALL for row in found)]
     assert f"adjusted over {counts[0]} gains over all families, and apart from them over {counts[1]} gains of" in text
+
+
+def test_a_family_whose_lines_take_other_targets_is_marked() -> None:
+    world = World()
+    board = Board(world.suite, [world.row("a-fp"), world.row("x")], world.clean)  # a-fp is a target of the first family
+    header = next(line for line in board.to_markdown().splitlines() if "Substitute" in line)
+    assert "Full precision ‡" in header and "Quantised ‡" not in header
+    assert "**‡** lines are averaged over different targets" in board.to_markdown() and "‡ lines" in board.to_text()
+    plain = Board(world.suite, [world.row("x"), world.row("y")], world.clean)
+    assert "‡" not in plain.to_markdown() + plain.to_text()
+
+
+def test_rows_of_several_states_of_the_code_are_told_on_the_board() -> None:
+    world = World()
+    old, new = (provenance(code=letter * 64) for letter in "ab")
+    rows = [world.row("x", provenance=old), world.row("y", provenance=new), world.row("a-fp", provenance=provenance())]
+    remark = Board(world.suite, rows, world.clean).remarks
+    assert any("made by 2 states of the code" in line and "a" * 12 in line and "b" * 12 in line for line in remark)
+    assert not Board(world.suite, [rows[0], rows[2]], world.clean).remarks

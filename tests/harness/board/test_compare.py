@@ -13,6 +13,7 @@ from harness.board.compare import (
     comparison_table,
     reported_table,
 )
+from harness.board.table import p_value
 from harness.records.rows import Row
 from tests.harness.synthetic import Reported, Suite, World, clean_of
 from zoo.errors import UserError
@@ -135,3 +136,16 @@ def test_unknown_line_is_the_users_to_mend() -> None:
     board = Board(world.suite, [world.row("a-2bit")], world.clean)
     with pytest.raises(UserError, match="did you mean 'a-2bit x mim'"):
         board.line("a-2bits", "mim")
+
+
+def test_boards_are_compared_with_holm_over_their_lines() -> None:
+    world = World()
+    names = ("a-fp", "a-2bit", "b-2bit")
+    before = Board(world.suite, [world.row(name, share=0.4) for name in names], world.clean)
+    after = Board(world.suite, [world.row(name, share=0.4 + 0.04 * i) for i, name in enumerate(names)], world.clean)
+    both = [compare_lines(before.line(name, "mim"), after.line(name, "mim")) for name in sorted(names)]
+    raw = [row.p for rows in both for row in rows if row.target == MEAN]
+    table = compare_boards(before.lines, after.lines)
+    assert list(table.headers[-2:]) == ["p", "p (Holm)"] and "adjusted over these 3 lines" in table.intro
+    expected = stats.holm([p for p in raw if p is not None])
+    assert [line[-1] for line in table.rows] == [p_value(p) for p in expected] and expected != raw

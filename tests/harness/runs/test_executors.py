@@ -13,12 +13,12 @@ import pytest
 
 from harness.records.rows import read_rows
 from harness.runs import runner
-from harness.runs.executors import open_executor
+from harness.runs.executors import local, open_executor
 from harness.runs.executors.local import Local
 from harness.suites.selection import Selection
 from harness.suites.suite import Suite
 from tests.harness.tiny import make, run
-from zoo.errors import UserError
+from zoo.errors import MachineError, UserError
 
 Tiny = tuple[Suite, Path]
 
@@ -66,9 +66,7 @@ def test_shuffled_order_gives_the_same_rows(tiny: Tiny, tmp_path: Path, monkeypa
     assert canonical(plain.folder) == canonical(other.folder)
 
 
-def test_a_killed_worker_ends_in_one_paragraph_and_the_run_goes_on_from_there(
-    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_killed_worker_costs_nothing_but_time(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     suite, registry = tiny
     whole = run(suite, tmp_path / "whole", overlays=[registry], workers=1)
     monkeypatch.setenv("ZOO_CACHE", str(tmp_path / "fresh"))
@@ -79,15 +77,25 @@ def test_a_killed_worker_ends_in_one_paragraph_and_the_run_goes_on_from_there(
             killed.append(int(next(pids.iterdir()).name))
             os.kill(killed[0], signal.SIGKILL)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(runner, "open_executor", lambda *_: signing(Local(2), pids))
-        with pytest.raises(UserError, match="a worker process died"):
-            run(suite, tmp_path / "cut", overlays=[registry], notify=kill)
-    assert len(list((tmp_path / "fresh").rglob("0*.safetensors"))) >= 4, "what was made before is kept"
-    assert canonical(run(suite, tmp_path / "cut", overlays=[registry], workers=1).folder) == canonical(whole.folder)
+    monkeypatch.setattr(runner, "open_executor", lambda *_: signing(Local(2), pids))
+    cut = run(suite, tmp_path / "cut", overlays=[registry], notify=kill)
+    assert len(killed) == 1 and not cut.blocked and canonical(cut.folder) == canonical(whole.folder)
+    assert len(list(pids.iterdir())) > 2, "other workers took over"
 
 
-def test_blocks_are_handed_over_one_by_one_whatever_the_batch_size(tiny: Tiny, tmp_path: Path) -> None:
+def _deadly(task: int) -> int:
+    if task == 3:
+        os._exit(9)
+    return task
+
+
+def test_a_task_that_kills_its_workers_ends_in_one_paragraph(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local, "RETRIES", 1)
+    with Local(2, in_flight=1) as executor, pytest.raises(MachineError, match="a task failed 2 times as worker processes died"):
+        list(executor.run(_deadly, range(4)))
+
+
+def test_blocks_are_handed_over_one_by_one_however_many_wait(tiny: Tiny, tmp_path: Path) -> None:
     suite, registry = tiny
     seen: list[int] = []
 
@@ -96,7 +104,7 @@ def test_blocks_are_handed_over_one_by_one_whatever_the_batch_size(tiny: Tiny, t
             seen.append(done)
 
     only = Selection(attacks=("mim",), substitutes=("tiny-resnet",))
-    run(suite, tmp_path / "out", only, overlays=[registry], workers=1, batch_size=25, notify=note)
+    run(suite, tmp_path / "out", only, overlays=[registry], workers=1, queue=25, notify=note)
     assert seen == [1, 2, 3, 4, 5], "a kill loses no block that was finished"
     with open_executor("local", "cpu", workers=2, waiting=7) as executor:
         assert isinstance(executor, Local) and executor.in_flight == 7

@@ -154,9 +154,12 @@ def test_an_exception_in_what_an_attack_says_it_costs_is_a_failure_of_its_rows(t
         "    def __call__(self, model, x, y, *, eps, steps):\n        return x\n",
         encoding="utf-8",
     )
-    report = run(suite, tmp_path / "out", Selection((f"{path}:Costs", "mim")), overlays=[registry], workers=1)
+    part = Selection((f"{path}:Costs", "mim"), ("tiny-resnet",), seeds=(0, 1))
+    report = run(suite, tmp_path / "out", part, overlays=[registry], workers=1)
     assert len(report.written) == 2 and len(report.crashes) == 1
-    assert all("ZeroDivisionError" in row.reason for row in read_absent(report.folder).rows)
+    absent = read_absent(report.folder).rows
+    assert all("ZeroDivisionError" in row.reason for row in absent)
+    assert [(row.substitute, row.seed) for row in absent] == [("tiny-resnet", 0), ("tiny-resnet", 1)], "each seed by itself"
 
 
 def test_an_exception_in_a_target_costs_its_cells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,10 +14,10 @@ from harness.records.rows import read_row, read_rows
 from harness.runs.parity import PARITY, read_parity
 from harness.runs.reproduce import reproduce
 from harness.runs.workspace import Context, declared, open_workspace, workspace_of
-from harness.substitutes.kernels import fixed
 from harness.suites.selection import Selection
 from tests.harness.tiny import make, run
 from zoo.intervals import wilson
+from zoo.kernels import fixed
 
 
 @pytest.fixture

@@ -93,7 +93,7 @@ def test_neither_batch_size_nor_workers_nor_a_fresh_cache_change_a_byte(
     for batch_size, workers in ((1, 1), (7, 2), (64, 1)):
         monkeypatch.setenv("ZOO_CACHE", str(tmp_path / f"cache{batch_size}"))
         out = tmp_path / f"out{batch_size}"
-        report = run(suite, out, selection, workers=workers, batch_size=batch_size)
+        report = run(suite, out, selection, workers=workers, queue=batch_size)
         assert len(report.written) == 1
         found.append(canonical(report.folder))
     assert found[0] == found[1] == found[2]

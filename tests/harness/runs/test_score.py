@@ -12,10 +12,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from harness.records.rows import read_row
+from harness.records.rows import Predictions, read_clean, read_row, write_clean
 from harness.runs import score
+from harness.runs.workspace import Context, workspace_of
 from tests.harness import tiny
-from zoo.errors import UserError
+from zoo.errors import MachineError, UserError
 
 
 class _Breaks(nn.Module):
@@ -52,7 +53,37 @@ def test_a_target_that_answers_with_nan_is_missing_and_no_success(tmp_path: Path
     for line in re.findall(r"file: tiny-vgg.safetensors\n +sha256: (\w+)", text):
         text = text.replace(line, hashlib.sha256(file.read_bytes()).hexdigest())
     overlay.write_text(text)
-    report = tiny.run(suite, tmp_path / "out", overlays=(str(overlay),))
+    report = tiny.run(suite, tmp_path / "out", overlays=(str(overlay),), workers=1)
     row = read_row(report.folder / "rows" / "tiny-resnet--mim--s0.json")
     assert "tiny-vgg" not in row.outcomes and "NaN or infinite logits" in row.failures["tiny-vgg"]
     assert {"tiny-resnet", "tiny-vgg-2bit"} == set(row.outcomes)
+
+
+def test_a_worker_whose_code_or_device_is_another_does_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ZOO_CACHE", str(tmp_path / "cache"))
+    suite, overlay = tiny.make(tmp_path)
+    context = Context(suite, (str(overlay),), limit=5)
+    room = workspace_of(context)
+    key = room.score_key("tiny-vgg")
+    assert score.predictions(context, None, None, ("tiny-vgg", key)).shape == (5,)
+    monkeypatch.setattr(room, "made_by", ["cpu of another kind"])
+    with pytest.raises(MachineError, match="would answer otherwise as tiny-vgg than this machine"):
+        score.predictions(context, None, None, ("tiny-vgg", key))
+
+
+def test_clean_answers_of_another_code_or_device_are_found_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ZOO_CACHE", str(tmp_path / "cache"))
+    suite, overlay = tiny.make(tmp_path)
+    folder = tiny.run(suite, tmp_path / "out", overlays=(str(overlay),), workers=1).folder
+    whole = read_clean(folder)
+    assert whole.made_by.keys() == set(suite.target_names)
+    wrong = Predictions((whole.predictions["tiny-vgg"].array + 1) % 10)
+    changed = {**whole.predictions, "tiny-vgg": wrong}
+
+    write_clean(folder, whole.model_copy(update={"predictions": changed}))
+    tiny.run(suite, tmp_path / "out", overlays=(str(overlay),), workers=1)
+    assert read_clean(folder).predictions["tiny-vgg"] == wrong, "what was made in the same way is not asked for again"
+
+    write_clean(folder, whole.model_copy(update={"predictions": changed, "made_by": {**whole.made_by, "tiny-vgg": "0" * 64}}))
+    tiny.run(suite, tmp_path / "out", overlays=(str(overlay),), workers=1)
+    assert read_clean(folder) == whole

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from harness.attacks import get
 from harness.substitutes import Substitute
 from harness.substitutes.graphs import KEPT, Graphs
-from harness.substitutes.kernels import fixed
 from tests.harness.attacks.nets import EPS, images, pool, quantized, rng
+from zoo.kernels import fixed
 
 ATTACKS = ("mim", "pgd", "si", "admix", "vmi", "di", "sgm", "fia")
 

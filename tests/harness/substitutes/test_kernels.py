@@ -14,9 +14,9 @@ from harness.attacks import Attack
 from harness.runs.craft import craft
 from harness.runs.score import score
 from harness.runs.workspace import Context, workspace_of
-from harness.substitutes import kernels
 from harness.suites.selection import Job
 from tests.harness.tiny import make
+from zoo import kernels
 
 LOOSE = (True, False, True, "high", False)
 FIXED = (False, True, False, "highest")

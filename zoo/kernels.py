@@ -1,18 +1,15 @@
-"""What a device computes with while images are crafted and scored: kernels that give the same bits each time."""
+"""What a device computes with: kernels that give the same bits each time, in recipes, evaluation, crafting and scoring alike."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
-from torch import nn
 from torch.backends import cudnn
 from torch.utils import deterministic
-
-from zoo.quant import folded
 
 filling: Any = deterministic
 
@@ -22,21 +19,27 @@ Precision = Literal["exact", "tf32", "bf16"]
 
 
 @contextmanager
-def fixed(device: str, precision: Precision = "exact") -> Iterator[None]:
+def fixed(device: str | torch.device, precision: Precision = "exact", *, repeatable: bool | None = None) -> Iterator[None]:
     """Use full float32 and, on a GPU, deterministic kernels where there are any; all is as before on exit.
 
     A kernel that has no deterministic form runs with torch's warning instead of ending a run: its last bits may differ
     from one run to the next. A CPU's kernels are deterministic as they are. "tf32" lets a GPU round the factors of products
     to 10 bits and choose the fastest kernels; "bf16" also computes convolutions and products in bfloat16, on a CPU too.
+
+    Args:
+        device: where the computation runs.
+        precision: exact, or what is allowed instead.
+        repeatable: whether kernels must be deterministic; None demands it of "exact" alone. Training demands it always.
     """
     kind, exact = torch.device(device).type, precision == "exact"
+    strictly = exact if repeatable is None else repeatable
     matmul, filled = torch.get_float32_matmul_precision(), filling.fill_uninitialized_memory
     strict, warns = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    with cudnn.flags(enabled=True, benchmark=not exact, deterministic=exact, allow_tf32=not exact):
+    with cudnn.flags(enabled=True, benchmark=not strictly, deterministic=strictly, allow_tf32=not exact):
         torch.set_float32_matmul_precision("highest" if exact else "high")
         if kind == "cuda":
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when the first product is computed
-            torch.use_deterministic_algorithms(exact, warn_only=True)
+            torch.use_deterministic_algorithms(strictly, warn_only=True)
             filling.fill_uninitialized_memory = False  # a kernel's output is written, not read, first
         try:
             with torch.autocast(kind, torch.bfloat16, enabled=precision == "bf16", cache_enabled=False):
@@ -45,19 +48,6 @@ def fixed(device: str, precision: Precision = "exact") -> Iterator[None]:
             torch.use_deterministic_algorithms(strict, warn_only=warns)
             filling.fill_uninitialized_memory = filled
             torch.set_float32_matmul_precision(matmul)
-
-
-@contextmanager
-def at_speed(network: nn.Module, keep: Collection[str] = ()) -> Iterator[torch.memory_format]:
-    """Run a frozen network in the form that its device computes fastest, and yield the layout that its images should have.
-
-    Normalisation is folded into the convolutions before it, except those that `keep` names as their own output is wanted. A
-    CPU's convolutions prefer channels last, and a GPU's in reduced precision; in full precision a GPU's do not.
-    """
-    kind = next((p.device.type for p in network.parameters()), "cpu")
-    last = kind == "cpu" or cudnn.allow_tf32
-    with folded(network, keep, channels_last=last):
-        yield torch.channels_last if last else torch.preserve_format
 
 
 def hardware(device: str) -> str:
