@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,12 +26,23 @@ boards_option = click.option(
 )
 
 
+workers_option = click.option(
+    "--workers", type=click.IntRange(min=1), help="Boards written at a time, each by a process; by default the usable cores."
+)
+
+
+def cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 @click.command("site")
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="An empty folder, or an older site.")
 @boards_option
 @click.option("--strict", is_flag=True, help="Fail when a board cannot be read.")
+@workers_option
 @click.pass_obj
-def site_command(overlays: tuple[Path, ...], /, out: Path, leaderboards: Path, strict: bool) -> None:
+def site_command(overlays: tuple[Path, ...], /, out: Path, leaderboards: Path, strict: bool, workers: int | None) -> None:
     """Write all boards, models and attacks as a static site that needs no server and no network.
 
     \b
@@ -40,7 +52,7 @@ def site_command(overlays: tuple[Path, ...], /, out: Path, leaderboards: Path, s
     """
     from harness.board.site import build
 
-    built = build(out, leaderboards, overlays)
+    built = build(out, leaderboards, overlays, workers or cores())
     _say(built)
     if strict and built.skipped:
         raise click.exceptions.Exit(1)
@@ -54,10 +66,11 @@ def _say(built: Built) -> None:
 
 @click.command("serve")
 @boards_option
+@workers_option
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="Port; 0 takes a free one.")
 @click.pass_obj
-def serve_command(overlays: tuple[Path, ...], /, leaderboards: Path, host: str, port: int) -> None:
+def serve_command(overlays: tuple[Path, ...], /, leaderboards: Path, workers: int | None, host: str, port: int) -> None:
     """Build the site in a temporary folder and serve it until interrupted.
 
     \b
@@ -72,7 +85,7 @@ def serve_command(overlays: tuple[Path, ...], /, leaderboards: Path, host: str, 
 
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "site"
-        _say(build(folder, leaderboards, overlays))
+        _say(build(folder, leaderboards, overlays, workers or cores()))
         try:
             server = ThreadingHTTPServer((host, port), partial(SimpleHTTPRequestHandler, directory=str(folder)))
         except OSError as error:
