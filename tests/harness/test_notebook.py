@@ -176,7 +176,8 @@ def harness_rng():
 
 def test_images_are_written_as_png(at_home: tuple[Path, Path, Board], tmp_path: Path) -> None:
     folder = at_home[0]
-    asked = ["images", "--suite", str(folder / "out/tiny/v1/suite.yaml"), "--substitute", "tiny-resnet", "--out", str(tmp_path / "x")]
+    suite = str(folder / "out/tiny/v1/suite.yaml")
+    asked = ["images", "--suite", suite, "--substitute", "tiny-resnet", "--out", str(tmp_path / "x")]
     made = CliRunner().invoke(main, [*asked, "--attack", "mim"])
     assert made.exit_code == 0 and "25 images" in made.stdout, made.output
     about = json.loads((tmp_path / "x" / "images.json").read_text())
