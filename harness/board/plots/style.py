@@ -136,14 +136,22 @@ def look(place: int) -> dict[str, Any]:
     }
 
 
-def save(figure: Figure, path: Path) -> None:
-    """Write a figure whole, in the format of the suffix, without the time of day."""
+def save(figure: Figure, path: Path, choice: str = "--out") -> None:
+    """Write a figure whole, in the format of the suffix, without the time of day; `choice` is what names another folder."""
     kind = path.suffix.lower().removeprefix(".")
     metadata = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind)
     buffer = io.BytesIO()
     _lay_out(figure)
     figure.savefig(buffer, format=kind, dpi=200, metadata=metadata, facecolor="white" if kind == "png" else "none")
-    atomic_write(path, buffer.getvalue())
+    atomic_write(path, buffer.getvalue(), choice)
+
+
+def to_svg(figure: Figure) -> str:
+    """Return a figure as the text of an SVG file on white ground."""
+    buffer = io.StringIO()
+    _lay_out(figure)
+    figure.savefig(buffer, format="svg", metadata={"Date": None}, facecolor="white")
+    return buffer.getvalue()
 
 
 def inline_svg(figure: Figure, label: str) -> str:
