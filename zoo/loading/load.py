@@ -164,7 +164,7 @@ def load_weights(net: nn.Module, path: Path, keymap: str | None = None) -> Mappi
 
 
 def _unwrapped(state: Mapping[str, Tensor], net: nn.Module) -> Mapping[str, Tensor]:
-    """Return the state dict of a network out of that of its `InputWrapper`, as zoo.load(...).state_dict() is; others as they are."""
+    """Return the state dict of a network out of that of its `InputWrapper`, as zoo.load returns it; others as they are."""
     prefix = "net."
     wrapped = all(key.startswith(prefix) for key in state) and not any(key.startswith(prefix) for key in net.state_dict())
     return {key.removeprefix(prefix): value for key, value in state.items()} if wrapped else state

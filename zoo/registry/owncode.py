@@ -1,4 +1,4 @@
-"""Architectures that are code of the user's own: `arch: mynet.py:Net` in a registry file of the user's, never in the bundled one."""
+"""Architectures that are code of the user's own: `arch: mynet.py:Net` in a registry file of the user's, never in the bundled."""
 
 from __future__ import annotations
 
