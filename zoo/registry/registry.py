@@ -17,8 +17,8 @@ from zoo.registry.yamlfile import read_yaml, validate
 
 ENVIRONMENT = "ZOO_REGISTRY"
 """Environment variable with overlay files, separated as in PATH."""
-INHERITED = ("family", "data", "arch", "arch_file", "arch_args", "classes", "label_offset", "input", "quant")
-INHERITED += ("feature_layer", "cite")
+_ARCHITECTURE = ("arch", "arch_file", "arch_args", "classes", "label_offset", "input", "quant", "feature_layer")
+INHERITED = ("family", "data", *_ARCHITECTURE, "cite")
 
 
 class Registry(Mapping[str, ModelEntry]):
