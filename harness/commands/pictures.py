@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from harness.commands.common import device_option, out_option, suite_option
+from harness.commands.common import data_option, device_option, out_option, progress, suite_option
 from zoo.commands.terminal import open_registry
 from zoo.errors import UserError
 
@@ -147,6 +147,7 @@ def plot_command(
 @click.option("--attack", "attacks", multiple=True, help="Only this attack; repeatable.")
 @click.option("--substitute", "substitutes", multiple=True, help="Only this substitute; repeatable.")
 @click.option("--images", type=click.IntRange(1, 100), default=12, show_default=True, help="How many images a strip shows.")
+@data_option
 @device_option
 @out_option
 @click.pass_obj
@@ -167,8 +168,9 @@ def samples_command(
     They come from the cache, or are crafted again; only images with the digest that a row names are kept.
 
     \b
-    Example:
+    Examples:
       harness samples --suite digits-qnn
+      harness samples --suite cifar10-bitwidth --substitute cifar10-nin --data parquet:PATH
     """
     from harness.records.pinned import board_folder
     from harness.runs.executors.local import single_thread
@@ -185,4 +187,46 @@ def samples_command(
     click.echo(f"strips of {len(made.written)} rows: {made.folder}")
 
 
-COMMANDS = (samples_command, site_command, serve_command, plot_command)
+@click.command("images")
+@suite_option
+@click.option("--substitute", required=True, help="The substitute of the suite that they are crafted on.")
+@click.option("--attack", required=True, help="The attack (harness attacks).")
+@click.option("--seed", type=click.IntRange(min=0), help="The seed; the suite's first by default.")
+@click.option("--limit", type=click.IntRange(min=1), help="Only the first N images.")
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder for the files.")
+@data_option
+@device_option
+@click.pass_obj
+def images_command(
+    overlays: tuple[Path, ...],
+    /,
+    suite_name: str,
+    substitute: str,
+    attack: str,
+    seed: int | None,
+    limit: int | None,
+    device: str,
+    out: Path,
+) -> None:
+    """Write adversarial images as PNG, one file each, with a list of what they are.
+
+    \b
+    Example:
+      harness images --suite digits-qnn --substitute digits-resnet14-2bit-qaa --attack mim --limit 20 --out images
+    """
+    from harness.runs.executors.local import single_thread
+    from harness.runs.pngs import INDEX, write_pngs
+    from harness.suites.selection import Job
+    from harness.suites.suite import load
+
+    open_registry(overlays)
+    single_thread()
+    suite = load(suite_name)
+    job = Job(substitute, attack, suite.seeds[0] if seed is None else seed)
+    with progress() as notify:
+        own = tuple(str(p) for p in overlays)
+        made = write_pngs(suite, job, out, limit=limit, device=device, overlays=own, notify=notify)
+    click.echo(f"{len(made)} images, listed in {out / INDEX}")
+
+
+COMMANDS = (samples_command, images_command, site_command, serve_command, plot_command)
