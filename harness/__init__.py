@@ -8,6 +8,6 @@
 
 from __future__ import annotations
 
-from harness.api import load_board, load_suite, run
+from harness.api import evaluate, load_board, load_suite, run
 
-__all__ = ["load_board", "load_suite", "run"]
+__all__ = ["evaluate", "load_board", "load_suite", "run"]

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from torch import Tensor, nn
+
     from harness.board import Board
+    from harness.runs.evaluation import Evaluation
     from harness.runs.executors import Kind
-    from harness.runs.stage import Report
+    from harness.runs.stage import Notify, Report
     from harness.runs.unfinished import Request
     from harness.suites.suite import Suite
     from zoo.kernels import Precision
@@ -63,6 +67,7 @@ def run(
     precision: Precision = "exact",
     compiled: bool = False,
     fail_fast: bool = False,
+    progress: bool = True,
     notify: Callable[[str, int, int], None] | None = None,
 ) -> Board:
     """Craft, check and score a suite, write its rows and board below `out`, and return the board.
@@ -88,6 +93,7 @@ def run(
         precision: "tf32" or "bf16" are faster and make other images; rows go to a folder of their own, with a report of parity.
         compiled: compile networks; likewise in a folder of its own.
         fail_fast: end with the first cell that fails; by default it is recorded as missing, and its traceback logged.
+        progress: show bars, on a terminal and in a notebook, unless `notify` is given.
         notify: called with what is being done, how much of it is done, and how much there is.
 
     Raises:
@@ -114,7 +120,61 @@ def run(
         compiled=compiled,
         fail_fast=fail_fast,
     )
-    return perform(chosen, request, Path(out), notify)[1]
+    with _told(progress, notify) as tell:
+        return perform(chosen, request, Path(out), tell)[1]
+
+
+def evaluate(
+    target: nn.Module | str,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    attack: str | Mapping[str, object] | Callable[..., object] = "mim",
+    substitute: Any = None,
+    eps: float = 8 / 255,
+    steps: int = 10,
+    seed: int = 0,
+    device: str = "cpu",
+    block: int = 16,
+    progress: bool = True,
+) -> Evaluation:
+    """Attack images and say how a network takes them: clean and robust accuracy, ASR, each with its 95 % interval.
+
+    It is what the harness does for one cell: the attack sees the substitute alone, draws by image, and its images are rounded
+    to bytes and checked against the ball before the target answers.
+
+    Args:
+        target: a network in evaluation mode from [0, 1] pixels (N, C, H, W) to logits, or the name of one of the zoo.
+        images: (N, C, H, W), uint8, or floats in [0, 1] that are rounded to bytes.
+        labels: (N,) true classes.
+        attack: a preset's name, a mapping of parts, path/to/attack.py:MyAttack, torchattacks:NAME, an attack, or a class,
+            instance or function of your own.
+        substitute: what the attack sees: None is the target itself (white-box), otherwise a network, the name of one of the
+            zoo, with its alternation, or one of `harness.substitutes`.
+        eps: radius of the ball in [0, 1] pixel units, whole steps of 1/255.
+        steps: iterations, unless the attack fixes its own.
+        seed: of what the attack draws.
+        device: where to compute, such as cuda:0; networks are moved there.
+        block: images that are attacked together.
+        progress: show a bar, on a terminal and in a notebook.
+
+    Raises:
+        UserError: images, labels, eps, a name or the device are not as said, or the attack fails.
+    """
+    from harness.runs import evaluation
+
+    told = {"attack": attack, "substitute": substitute, "eps": eps, "steps": steps, "seed": seed, "device": device}
+    with _told(progress, None) as tell:
+        return evaluation.evaluate(target, images, labels, **told, block=block, notify=tell)
+
+
+def _told(progress: bool, notify: Notify | None) -> AbstractContextManager[Notify | None]:
+    """Return what a run tells of its progress to: the caller, else bars."""
+    if notify is not None or not progress:
+        return nullcontext(notify)
+    from harness.runs.progress import Progress
+
+    return Progress()
 
 
 def perform(

@@ -7,19 +7,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zoo.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from pathlib import Path
 
     from torch import nn
 
     from zoo.registry.entry import ModelEntry
 
-__all__ = ["UserError", "entry", "list_models", "load", "pull"]
+__all__ = ["UserError", "entry", "list_models", "load", "pull", "save"]
 
 
 def list_models(*patterns: str, registry: Iterable[str | Path] = ()) -> list[str]:
@@ -51,3 +51,23 @@ def load(name: str, device: str = "cpu", registry: Iterable[str | Path] = ()) ->
     from zoo.registry import load as load_registry
 
     return load_entry(load_registry(registry)[name]).to(device)
+
+
+def save(model: nn.Module, path: str | Path) -> Path:
+    """Write the weights of a model, one that `load` returned or any network, as safetensors, whole or not at all.
+
+    The file holds weights alone, under the names of the network without the care of its input: name it in a registry file of
+    your own as `weights: {file: PATH}`, beside an `arch` that makes the network, and pin it with `zoo lock`.
+
+    Raises:
+        UserError: a value is not finite, the model came from a packed file (copy that), or the file cannot be written.
+    """
+    from zoo.loading.load import save_network
+
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        raise UserError(f"{path}: weights are written as safetensors; end the name in .safetensors")
+    try:
+        return save_network(model, path)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from error

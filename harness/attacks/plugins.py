@@ -6,7 +6,7 @@ import hashlib
 import importlib.util
 import inspect
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
@@ -132,6 +132,21 @@ def from_file(origin: str, options: Mapping[str, object]) -> Attack | Foreign:
         public = [each for each in vars(module) if not each.startswith("_")]
         raise UserError(f"{place} has no {name!r}{did_you_mean(name, public)}")
     return _attack(getattr(module, name), f"{path.name}:{name}", f"sha256 {digest}", options)
+
+
+def from_value(offered: Callable[..., object]) -> Attack | Foreign:
+    """Return a class, an instance or a function of the caller's as an attack.
+
+    Raises:
+        UserError: it cannot be called as an attack, or the class cannot be made without arguments.
+    """
+    kind = offered if inspect.isroutine(offered) or isinstance(offered, type) else type(offered)
+    origin = f"{kind.__module__}.{kind.__qualname__}"
+    try:
+        version = f"sha256 {hashlib.sha256(inspect.getsource(kind).encode()).hexdigest()}"
+    except (OSError, TypeError):  # typed at a prompt
+        version = "of unknown source"
+    return _attack(offered, origin, version, {})
 
 
 @cache

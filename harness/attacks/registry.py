@@ -135,20 +135,25 @@ def info(name: str) -> Preset:
     return Preset(name, attack.category, attack.source, build)
 
 
-def get(spec: str | Mapping[str, object]) -> AttackLike:
+def get(spec: str | Mapping[str, object] | Callable[..., object]) -> AttackLike:
     """Return the attack that `spec` describes.
 
     A string is the id of a preset or of an installed package's attack, `path/to/attack.py:MyAttack`, `torchattacks:NAME`, or
     `transferattack:NAME`. A mapping composes parts (`harness.attacks.compose`), or gives options to an attack from elsewhere:
-    `{use: "torchattacks:VMIFGSM", options: {N: 5}}`.
+    `{use: "torchattacks:VMIFGSM", options: {N: 5}}`. An attack is returned as it is, and one of your own, a class, an
+    instance or a function of the signature attack(model, x, y, *, eps, steps, rng), is made to take any network.
 
     Raises:
         UserError: there is no such attack, or the mapping does not describe one.
     """
     if isinstance(spec, str):
         return _named(spec, {})
+    if isinstance(spec, Attack | plugins.Foreign):
+        return spec
     if not isinstance(spec, Mapping):
-        raise UserError(f"an attack is given by its name or by a mapping of its parts, not by {spec!r}")
+        if callable(spec):
+            return plugins.from_value(spec)
+        raise UserError(f"an attack is given by its name, by a mapping of its parts, or as a callable, not by {spec!r}")
     if spec.get("name") in PRESETS or spec.get("name") in ALIASES:
         raise UserError(
             f"attack {spec['name']}: a preset has that name, so a row of it would not say what was run; give the composition "

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness.board import export, render
 from harness.board.deployment import gaps
@@ -22,6 +22,9 @@ from harness.records import chain
 from harness.records.rows import Absent, Clean, Row, read_absent, read_clean, read_rows
 from harness.storage.files import atomic_write, read_bytes
 from zoo.errors import UserError, did_you_mean
+
+if TYPE_CHECKING:
+    from harness.board.plots import Picture
 
 __all__ = ["Board", "SuiteView", "check", "load", "write_files"]
 
@@ -73,12 +76,59 @@ class Board:
         """Return the whole board as Markdown."""
         return render.to_markdown(self)
 
+    def __str__(self) -> str:
+        return self.to_text()
+
     def _repr_markdown_(self) -> str:
         return self.to_markdown()
+
+    def _repr_html_(self) -> str:
+        return render.to_html(self)
 
     def to_text(self) -> str:
         """Return the ranking and the gains for a terminal of 120 columns."""
         return render.to_text(self)
+
+    def to_latex(self) -> str:
+        """Return the ranking and the gains as tables for a paper, in the style of the LaTeX package booktabs."""
+        return render.to_latex(self)
+
+    def to_pandas(self) -> Any:
+        """Return one line for each cell, the columns of `to_csv`, as a pandas.DataFrame; rates in percent, NaN without data.
+
+        Raises:
+            UserError: pandas is not installed.
+        """
+        return export.to_pandas(self)
+
+    def plot(
+        self,
+        kind: str = "heatmap",
+        path: str | Path | None = None,
+        *,
+        attacks: Iterable[str] = (),
+        substitutes: Iterable[str] = (),
+        most: int = 60,
+    ) -> Picture:
+        """Draw the board; a notebook shows what is returned, whose `figure` is matplotlib's.
+
+        Args:
+            kind: heatmap, bits, gains, cost or ablation, as of `harness plot`.
+            path: also write it there, a .svg, .png or .pdf.
+            attacks: only these; () is all, and so for substitutes.
+            substitutes: only these.
+            most: lines that are shown at most, the best.
+
+        Raises:
+            UserError: matplotlib is not installed, there is no such kind, or nothing of it to show.
+        """
+        from harness.board import plots
+        from harness.board.plots.style import Choice
+
+        choice = Choice(tuple(attacks), tuple(substitutes), most)
+        if path is not None:
+            plots.plot(self, kind, Path(path), choice)
+        return plots.picture(self, kind, choice)
 
     def to_csv(self) -> str:
         """Return one line for each cell, as CSV."""

@@ -15,6 +15,7 @@ from harness.board.lines import TIERS, Line, family_means
 from harness.board.statistics import Rate, spread
 from harness.board.table import steady
 from harness.board.tables import ranked
+from zoo.errors import UserError
 
 if TYPE_CHECKING:
     from harness.board import Board
@@ -60,6 +61,17 @@ def to_csv(board: Board) -> str:
             tail = [error, floor, str(cell.whitebox).lower(), line.evidence, csv_text(cell.missing)]
             writer.writerow([line.substitute, line.attack, cell.seed, *place, *rates, *tail])
     return stream.getvalue()
+
+
+def to_pandas(board: Board) -> Any:
+    """Return the cells as a pandas.DataFrame."""
+    try:
+        import pandas
+    except ImportError as error:
+        raise UserError("a table of pandas needs it: pip install 'qnn-transfer-zoo[notebook]'") from error
+    words = dict.fromkeys(("substitute", "attack", "target", "family", "evidence", "missing"), "str")
+    empty = dict.fromkeys(("asr", "lo", "hi", "error_rate", "clean_error"), "")
+    return pandas.read_csv(io.StringIO(to_csv(board)), dtype=words, keep_default_na=False, na_values=empty)
 
 
 def to_json(board: Board) -> dict[str, Any]:

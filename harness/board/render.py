@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from html import escape
 from typing import TYPE_CHECKING
 
 from harness.board.compare import compare_reported, reported_table
 from harness.board.escape import markdown, plain
-from harness.board.table import DASH
+from harness.board.table import DASH, Table
 from harness.board.tables import DIFFERING, PARTIAL, WHITEBOX, Reasons, Tables, adjustment
 
 if TYPE_CHECKING:
@@ -44,26 +45,47 @@ def to_markdown(board: Board) -> str:
 
 def to_text(board: Board) -> str:
     """Render the ranking and the gains over all families for a terminal."""
+    tables, reasons = _short(board)
+    parts = [board.suite.title, _measured(board, plain=True), "", *(table.to_text() for table in tables)]
+    return "\n".join([*parts, *_footnotes(board, parts, reasons)]).rstrip() + "\n"
+
+
+def to_html(board: Board) -> str:
+    """Render what `to_text` does for a notebook."""
+    tables, reasons = _short(board)
+    head = [f"<h3>{escape(board.suite.title)}</h3>", f"<p>{escape(_measured(board, plain=True))}</p>"]
+    drawn = [table.to_html() for table in tables]
+    notes = [f"<p>{escape(note)}</p>" for note in _footnotes(board, [table.to_text() for table in tables], reasons)]
+    return "\n".join([*head, *drawn, *notes])
+
+
+def to_latex(board: Board) -> str:
+    """Render the ranking and the gains over all families as tables for LaTeX with booktabs."""
+    tables, _ = _short(board)
+    return "\n".join(table.to_latex() for table in tables if table.rows)
+
+
+def _short(board: Board) -> tuple[list[Table], Reasons]:
+    """Return the ranking and the gains over all families, and the reasons that their cells refer to."""
     reasons = Reasons()
     tables = _tables(board, reasons)
-    parts = [board.suite.title, _measured(board, plain=True), ""]
-    shown = tables.rankings()
     gain_table = tables.gain_table(families=False)
-    if gain_table:
-        shown.append(gain_table)
-    for table in shown:
-        parts.append(table.to_text())
-    if any(f"{DASH}{WHITEBOX}" in part for part in parts):
+    return [*tables.rankings(), *([gain_table] if gain_table else [])], reasons
+
+
+def _footnotes(board: Board, drawn: Sequence[str], reasons: Reasons) -> list[str]:
+    """Say what the marks in tables that are drawn as text mean, and what is not there."""
+    tables, parts = _tables(board, Reasons()), []
+    if any(f"{DASH}{WHITEBOX}" in part for part in drawn):
         parts.append(f"{DASH}{WHITEBOX} every target is white-box: the substitute has its weights or its architecture")
     if tables.summary == "Common targets":
         parts.append("Common targets: mean over families of the targets that are black-box for every substitute here")
-    if any(PARTIAL in part for part in parts):
+    if any(PARTIAL in part for part in drawn):
         parts.append(f"{PARTIAL} some targets of the family are missing: mean over the others, not ranked")
-    if any(f" {DIFFERING}" in part for part in parts):
+    if any(f" {DIFFERING}" in part for part in drawn):
         parts.append(f"{DIFFERING} lines are averaged over different targets of the family: those of its architecture left out")
     parts += [f"({number}) {plain(reason)}" for reason, number in reasons.numbers.items()]
-    parts += [f"refused: {plain(line)}" for line in board.refused]
-    return "\n".join(parts).rstrip() + "\n"
+    return parts + [f"refused: {plain(line)}" for line in board.refused]
 
 
 def _tables(board: Board, reasons: Reasons) -> Tables:

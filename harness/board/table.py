@@ -5,12 +5,27 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
+from html import escape
 from typing import Literal
 
 from harness.board.statistics import Rate
 
 DASH = "–"
 NO_DATA = "no data"
+_LATEX = str.maketrans(
+    {
+        "–": "--",
+        "−": "$-$",
+        "±": "$\\pm$",
+        "×": "$\\times$",
+        "∞": "$\\infty$",
+        "†": "$\\dagger$",
+        "‡": "$\\ddagger$",
+        "§": "\\S{}",
+        "≤": "$\\le$",
+        "→": "$\\to$",
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -42,6 +57,25 @@ class Table:
         """Return title, introduction and table as a section of Markdown."""
         intro = f"{self.intro}\n\n" if self.intro else ""
         return f"{'#' * level} {self.title}\n\n{intro}{self.draw('pipe')}\n"
+
+    def to_html(self) -> str:
+        """Return title, introduction and table as HTML, every word of them escaped."""
+        from tabulate import tabulate
+
+        parts = [f"<h4>{escape(self.title)}</h4>", f"<p>{escape(self.intro)}</p>" if self.intro else ""]
+        align = ["left"] * self.left + ["right"] * (len(self.headers) - self.left)
+        table = tabulate(self.rows, self.headers, "html", disable_numparse=True, colalign=align) if self.rows else "No rows yet."
+        return "\n".join(part for part in (*parts, table) if part)
+
+    def to_latex(self) -> str:
+        """Return the table with its title as caption, for the package booktabs, in ASCII."""
+        from tabulate import tabulate
+
+        align = ["left"] * self.left + ["right"] * (len(self.headers) - self.left)
+        body = tabulate(self.rows, self.headers, "latex_booktabs", disable_numparse=True, colalign=align)
+        caption = tabulate([[self.title]], tablefmt="latex").splitlines()[2].removesuffix("\\\\").strip()
+        lines = ["\\begin{table}", "\\centering", f"\\caption{{{caption}}}", body, "\\end{table}", ""]
+        return "\n".join(lines).translate(_LATEX)
 
     def to_text(self) -> str:
         """Return title, introduction and table for a terminal."""

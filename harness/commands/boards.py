@@ -91,7 +91,7 @@ def board_command(
         from harness.board.plots import plot as draw
         from harness.board.plots.style import Choice
 
-        draw(board, "bits", plot, Choice())
+        draw(board, "bits", plot, Choice(), "--plot")
     print_board(board, as_json)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import sys
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -102,29 +102,8 @@ def print_board(board: Board, as_json: bool) -> None:
     click.echo(json.dumps(board.to_json(), indent=2, ensure_ascii=False) if as_json else board.to_text())
 
 
-class Progress:
-    """One bar per stage on a terminal; elsewhere one line per stage."""
+def progress() -> AbstractContextManager[Notify]:
+    """Return a context that shows how far a run is: bars on a terminal, elsewhere one line per stage."""
+    from harness.runs.progress import Progress
 
-    def __init__(self) -> None:
-        self._bar: Any = None
-        self._title = ""
-
-    def __enter__(self) -> Notify:
-        return self._update
-
-    def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.close()
-
-    def _update(self, title: str, done: int, total: int) -> None:
-        if not sys.stderr.isatty():
-            if done == total:
-                click.echo(f"{title}: {total}", err=True)
-            return
-        from tqdm import tqdm
-
-        if title != self._title:
-            if self._bar is not None:
-                self._bar.close()
-            self._bar, self._title = tqdm(total=total, desc=title, leave=False, file=sys.stderr), title
-        self._bar.update(done - self._bar.n)
+    return Progress(lambda line: click.echo(line, err=True))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from harness.commands.common import device_option, out_option, suite_option
+from harness.commands.common import data_option, device_option, out_option, progress, suite_option
 from zoo.commands.terminal import open_registry
 from zoo.errors import UserError
 
@@ -25,12 +26,23 @@ boards_option = click.option(
 )
 
 
+workers_option = click.option(
+    "--workers", type=click.IntRange(min=1), help="Boards written at a time, each by a process; by default the usable cores."
+)
+
+
+def cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 @click.command("site")
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="An empty folder, or an older site.")
 @boards_option
 @click.option("--strict", is_flag=True, help="Fail when a board cannot be read.")
+@workers_option
 @click.pass_obj
-def site_command(overlays: tuple[Path, ...], /, out: Path, leaderboards: Path, strict: bool) -> None:
+def site_command(overlays: tuple[Path, ...], /, out: Path, leaderboards: Path, strict: bool, workers: int | None) -> None:
     """Write all boards, models and attacks as a static site that needs no server and no network.
 
     \b
@@ -40,7 +52,7 @@ def site_command(overlays: tuple[Path, ...], /, out: Path, leaderboards: Path, s
     """
     from harness.board.site import build
 
-    built = build(out, leaderboards, overlays)
+    built = build(out, leaderboards, overlays, workers or cores())
     _say(built)
     if strict and built.skipped:
         raise click.exceptions.Exit(1)
@@ -54,10 +66,11 @@ def _say(built: Built) -> None:
 
 @click.command("serve")
 @boards_option
+@workers_option
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="Port; 0 takes a free one.")
 @click.pass_obj
-def serve_command(overlays: tuple[Path, ...], /, leaderboards: Path, host: str, port: int) -> None:
+def serve_command(overlays: tuple[Path, ...], /, leaderboards: Path, workers: int | None, host: str, port: int) -> None:
     """Build the site in a temporary folder and serve it until interrupted.
 
     \b
@@ -72,7 +85,7 @@ def serve_command(overlays: tuple[Path, ...], /, leaderboards: Path, host: str, 
 
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "site"
-        _say(build(folder, leaderboards, overlays))
+        _say(build(folder, leaderboards, overlays, workers or cores()))
         try:
             server = ThreadingHTTPServer((host, port), partial(SimpleHTTPRequestHandler, directory=str(folder)))
         except OSError as error:
@@ -134,6 +147,7 @@ def plot_command(
 @click.option("--attack", "attacks", multiple=True, help="Only this attack; repeatable.")
 @click.option("--substitute", "substitutes", multiple=True, help="Only this substitute; repeatable.")
 @click.option("--images", type=click.IntRange(1, 100), default=12, show_default=True, help="How many images a strip shows.")
+@data_option
 @device_option
 @out_option
 @click.pass_obj
@@ -154,8 +168,9 @@ def samples_command(
     They come from the cache, or are crafted again; only images with the digest that a row names are kept.
 
     \b
-    Example:
+    Examples:
       harness samples --suite digits-qnn
+      harness samples --suite cifar10-bitwidth --substitute cifar10-nin --data parquet:PATH
     """
     from harness.records.pinned import board_folder
     from harness.runs.executors.local import single_thread
@@ -172,4 +187,46 @@ def samples_command(
     click.echo(f"strips of {len(made.written)} rows: {made.folder}")
 
 
-COMMANDS = (samples_command, site_command, serve_command, plot_command)
+@click.command("images")
+@suite_option
+@click.option("--substitute", required=True, help="The substitute of the suite that they are crafted on.")
+@click.option("--attack", required=True, help="The attack (harness attacks).")
+@click.option("--seed", type=click.IntRange(min=0), help="The seed; the suite's first by default.")
+@click.option("--limit", type=click.IntRange(min=1), help="Only the first N images.")
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder for the files.")
+@data_option
+@device_option
+@click.pass_obj
+def images_command(
+    overlays: tuple[Path, ...],
+    /,
+    suite_name: str,
+    substitute: str,
+    attack: str,
+    seed: int | None,
+    limit: int | None,
+    device: str,
+    out: Path,
+) -> None:
+    """Write adversarial images as PNG, one file each, with a list of what they are.
+
+    \b
+    Example:
+      harness images --suite digits-qnn --substitute digits-resnet14-2bit-qaa --attack mim --limit 20 --out images
+    """
+    from harness.runs.executors.local import single_thread
+    from harness.runs.pngs import INDEX, write_pngs
+    from harness.suites.selection import Job
+    from harness.suites.suite import load
+
+    open_registry(overlays)
+    single_thread()
+    suite = load(suite_name)
+    job = Job(substitute, attack, suite.seeds[0] if seed is None else seed)
+    with progress() as notify:
+        own = tuple(str(p) for p in overlays)
+        made = write_pngs(suite, job, out, limit=limit, device=device, overlays=own, notify=notify)
+    click.echo(f"{len(made)} images, listed in {out / INDEX}")
+
+
+COMMANDS = (samples_command, images_command, site_command, serve_command, plot_command)

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from harness.commands.common import (
-    Progress,
     data_option,
     device_option,
     executing,
     out_option,
     print_board,
+    progress,
     selecting,
     suite_option,
 )
@@ -62,8 +62,8 @@ def _run(request: Request, out: Path, as_json: bool) -> None:
     from harness.api import perform
     from harness.suites.suite import load
 
-    with Progress() as progress:
-        report, board = perform(load(request.suite), request, out, progress)
+    with progress() as notify:
+        report, board = perform(load(request.suite), request, out, notify)
     for reason in dict.fromkeys(report.blocked.values()):
         click.echo(f"missing: {reason}", err=True)
     click.echo(f"{len(report.written)} rows made, {len(report.reused)} kept; {report.folder}", err=True)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from harness.commands.common import Progress, out_option
+from harness.commands.common import out_option, progress
 from zoo.commands.terminal import json_option
 
 if TYPE_CHECKING:
@@ -150,7 +150,7 @@ def run_command(
     suite = load(suite_name)
     path = bundle or Path(f"{folder.resolve().name}--{suite.name}.zip")
     walls = walls_of(sandbox, memory_mb, block_seconds, total_seconds)
-    with Progress() as notify:
+    with progress() as notify:
         packed = pack(
             folder,
             suite,
@@ -209,7 +209,7 @@ def add_command(
     from harness.submit.add import add
 
     walls = walls_of(sandbox, memory_mb, block_seconds, total_seconds)
-    with Progress() as notify:
+    with progress() as notify:
         added = add(
             bundle,
             out,
@@ -296,7 +296,7 @@ def review_command(
     from harness.submit.review import review
 
     walls = walls_of(sandbox, memory_mb, block_seconds, total_seconds)
-    with Progress() as notify:
+    with progress() as notify:
         found = review(base, head, suites, walls, workers, notify)
     if report is not None and found.posted:
         from harness.storage.files import atomic_write
@@ -342,7 +342,7 @@ def verify(
     from harness.submit.verify import verify as verify_path
 
     walls = walls_of(sandbox, memory_mb, block_seconds, total_seconds)
-    with Progress() as notify:
+    with progress() as notify:
         found = verify_path(
             target,
             fraction,

@@ -187,8 +187,17 @@ class PinnedSuite(Record):
         return any(architecture(self.models[m].arch) == architecture(self.models[target].arch) for m in models)
 
 
+SAME = {"zoo:inception-v3-tf": "timm:inception_v3"}
+"""Architectures that differ in how they treat padding and no more."""
+
+
 def architecture(arch: str) -> str:
-    """Return an architecture without what timm writes behind a point: which weights it has (timm:inception_v3.tf_adv_in1k)."""
+    """Return an architecture without what timm writes behind a point: which weights it has (timm:inception_v3.tf_adv_in1k).
+
+    Networks that differ from another in their padding alone count as that one.
+    """
+    if arch in SAME:
+        return SAME[arch]
     return arch.split(".", 1)[0] if arch.startswith("timm:") else arch
 
 

@@ -102,6 +102,7 @@ def craft(context: Context, job: Job) -> Crafted:
 
 def _craft(workspace: Workspace, job: Job, start: int, stop: int) -> Tensor:
     from harness.attacks import Images, Rng
+    from harness.substitutes import block_seed
 
     suite, data, device = workspace.suite, workspace.full, workspace.context.device
     index = torch.arange(start, start + suite.block).clamp(max=stop - 1)  # the last block is padded: kernels see one shape
@@ -109,7 +110,7 @@ def _craft(workspace: Workspace, job: Job, start: int, stop: int) -> Tensor:
     x = clean.float() / 255
     rng = Rng(job.seed, index.tolist(), device)
     attack, substitute = workspace.attack(job.attack), workspace.substitute(job.substitute)
-    with fixed(device, workspace.context.precision), substitute.session(job.seed):
+    with fixed(device, workspace.context.precision), substitute.session(block_seed(job.seed, start)):
         adv = attack(
             substitute,
             x,

@@ -16,7 +16,7 @@ from harness.runs.ownership import own_folder
 from harness.runs.parity import compare_with_exact
 from harness.runs.recording import known_row, note_absent, row_maker
 from harness.runs.score import score_images
-from harness.runs.stage import Notify, Report, Stage
+from harness.runs.stage import ROWS, Notify, Report, Stage
 from harness.runs.unfinished import Request, remembered
 from harness.runs.workspace import Context, Workspace, describe, forget, open_workspace, workspace_of
 from harness.storage import shards
@@ -75,11 +75,13 @@ def run(suite: Suite, request: Request, out: Path, notify: Notify | None = None)
             report.blocked = blocked = blocked | failed
             missing = _missing(workspace, jobs, blocked)
             note_absent(report, missing, jobs)
-            for job in jobs:
+            for done, job in enumerate(jobs):
+                stage.notify(ROWS, done, len(jobs))
                 if job in missing:
                     report.blocked[job.substitute] = missing[job]
                 else:
                     _job(stage, job, clean, targets)
+            stage.notify(ROWS, len(jobs), len(jobs))
     if not report.written and not report.reused:
         reasons = "; ".join(dict.fromkeys(report.blocked.values()))
         raise UserError(f"nothing of suite {suite.name} could run: {reasons}")

@@ -35,6 +35,9 @@ class Report:
 Notify = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and how much there is."""
 
+ROWS = "rows"
+"""What is being done as a whole: rows made, kept or given up."""
+
 
 @dataclass(frozen=True)
 class Stage:

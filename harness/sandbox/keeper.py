@@ -59,10 +59,13 @@ class Keeper:
 
     def open(self, head: dict[str, Any]) -> tuple[tuple[int, int], int]:
         """Let it serve passes for one block; return the pipes to ask by and to hear by, and that of the counts."""
+        from harness.substitutes import block_seed
+
         requests, asks = os.pipe()
+        seed = block_seed(head["seed"], head["indices"][0])
         hears, answers = os.pipe()
         counts, told = os.pipe()
-        self._control.sendall(frames.encode({"do": "serve", "seed": head["seed"], "limits": head["limits"]}))
+        self._control.sendall(frames.encode({"do": "serve", "seed": seed, "limits": head["limits"]}))
         socket.send_fds(self._control, [b"p"], [requests, answers, told])
         for descriptor in (requests, answers, told):
             os.close(descriptor)

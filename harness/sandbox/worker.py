@@ -119,7 +119,9 @@ class Shop:
             model = self.substitute
             if model is None:
                 raise ValueError("no substitute was sent")
-            with model.session(head["seed"]), audited(model):
+            from harness.substitutes import block_seed
+
+            with model.session(block_seed(head["seed"], head["indices"][0])), audited(model):
                 adv = attack(model, x.clone(), y.clone(), **given, **head["settings"])
         if not isinstance(adv, Tensor):
             raise RuleError(f"attack() returned {type(adv).__name__}, not a tensor of images")

@@ -6,7 +6,7 @@ several together or in turn, `lgv` walks one network through its snapshots.
 
 from harness.substitutes.ensembles import Combination, Ensemble, Rotation, Sampled, Softened, ensemble, mixture
 from harness.substitutes.lgv import LGV, SNAPSHOT_BYTES
-from harness.substitutes.network import Crafter, Every, Substitute, substitute
+from harness.substitutes.network import Crafter, Every, Substitute, block_seed, substitute
 
 __all__ = [
     "LGV",
@@ -19,6 +19,7 @@ __all__ = [
     "Sampled",
     "Softened",
     "Substitute",
+    "block_seed",
     "ensemble",
     "mixture",
     "substitute",

@@ -106,7 +106,7 @@ class Softened(Ensemble):
 class Rotation(_Group):
     """One member per iteration. `turn(t)` says which one, and its own iteration number.
 
-    The order is the same for every batch: an image would otherwise depend on the batch it travels in.
+    The order is that of the session: the harness opens one for each of a suite's blocks, whose images are always the same.
     """
 
     def __init__(self, members: Sequence[Crafter], turn: Callable[[int], tuple[int, int]]) -> None:

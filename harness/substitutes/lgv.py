@@ -21,10 +21,10 @@ class LGV(PlainModel):
     """One network, many weights; each iteration loads the next of a seeded order without replacement.
 
     Gubri et al., "LGV: Boosting Adversarial Example Transferability from Large Geometric Vicinity", ECCV 2022, Alg. 1.
-    The authors shuffle anew for each batch; here every batch gets the same order, so that an image does not depend on the
-    batch it travels in. An attack with more iterations than snapshots goes round again. `weights` are state dicts of
-    `part`, the network inside `module` (by default `module` itself); they may be read as they are asked for, and stay at
-    hand up to SNAPSHOT_BYTES.
+    The authors shuffle anew for each batch; here each session has an order, and the harness opens one for each of a suite's
+    blocks, whose images are always the same. An attack with more iterations than snapshots goes round again. `weights` are
+    state dicts of `part`, the network inside `module` (by default `module` itself); they may be read as they are asked for,
+    and stay at hand up to SNAPSHOT_BYTES.
     """
 
     def __init__(

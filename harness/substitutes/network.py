@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Literal, Protocol, runtime_checkable
@@ -28,6 +29,16 @@ class Crafter(Model, Protocol):
 
         `seed` decides what the substitute itself draws, such as the order of LGV's snapshots; None is the one it was made with.
         """
+
+
+def block_seed(seed: int, first: int) -> int:
+    """Return the seed of what a substitute draws for one block of images, named by its first: LGV's order, sampled members.
+
+    Every block has draws of its own, as in LGV's code every batch has: rates over images then average over orders, where a
+    single order for all images of a seed would leave intervals over images too narrow.
+    """
+    digest = hashlib.sha256(f"block {seed} {first}".encode()).digest()
+    return int.from_bytes(digest[:8], "little") >> 1
 
 
 @contextmanager

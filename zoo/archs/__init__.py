@@ -74,7 +74,7 @@ def named_layers(net: nn.Module) -> NamedLayers:
 
 
 def _makers() -> dict[str, Callable[..., nn.Module]]:
-    from zoo.archs import alexnet, clip, compact, densenet, mixed, mobilenet, nin, resnet, stems, vgg
+    from zoo.archs import alexnet, clip, compact, densenet, inception, mixed, mobilenet, nin, resnet, stems, vgg
 
     return {
         "squeezenet": compact.SqueezeNet,
@@ -95,6 +95,7 @@ def _makers() -> dict[str, Callable[..., nn.Module]]:
         "mobilenet-16px": mobilenet.SmallMobileNet,
         "densenet-16px": densenet.SmallDenseNet,
         "clip-vit-b32": clip.vit_b32,
+        "inception-v3-tf": inception.inception_v3_tf,
         "empir": mixed.Empir,
         "random-precision": mixed.RandomPrecision,
         "resnet18-32px": stems.resnet18,

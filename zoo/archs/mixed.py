@@ -40,6 +40,8 @@ class MixedPrecision(ZooNet):
         self.first_conv, self.classifier = prefix + named.first_conv[0], prefix + named.classifier
         self.feature_layer = prefix + (named.feature or named.classifier)
         self.active = 0
+        self.alone = False
+        """Whether the active member answers also in evaluation mode: an adversary attacks what a training step trains."""
 
     def networks(self) -> tuple[nn.Module, ...]:
         """Return the members in the order of `bits`."""
@@ -55,7 +57,8 @@ class MixedPrecision(ZooNet):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> logits (N, classes)."""
-        logits: Tensor = self.networks()[self.active](x) if self.training else self.combine(x)
+        single = self.training or self.alone
+        logits: Tensor = self.networks()[self.active](x) if single else self.combine(x)
         return logits
 
 
@@ -93,6 +96,10 @@ class Empir(MixedPrecision):
         return votes + logits.softmax(-1).mean(0) / 2
 
 
+MOST_REPEATS = 1000
+"""Draws of a precision for each image that a network may ask for."""
+
+
 class RandomPrecision(MixedPrecision):
     """Double-Win Quant (Fu et al., ICML 2021): one set of weights, run at a precision drawn anew for each input.
 
@@ -114,8 +121,8 @@ class RandomPrecision(MixedPrecision):
         **args: object,
     ) -> None:
         super().__init__(classes, base, bits, method, args)
-        if repeats < 1:
-            raise UserError(f"arch_args.repeats: must be at least 1, is {repeats}")
+        if not 1 <= repeats <= MOST_REPEATS:
+            raise UserError(f"arch_args.repeats: must lie in 1 to {MOST_REPEATS}, is {repeats}")
         self.repeats, self.seed, self.repeat = repeats, seed, 0
         share_weights(self.networks())
 
@@ -127,7 +134,8 @@ class RandomPrecision(MixedPrecision):
         """Return the member (N,) that each image is run by: a hash in integers, which no order of summation can change."""
         generator = Generator().manual_seed(self.seed)
         factors = torch.randint(2**62, x[0].shape, generator=generator).mul_(2).add_(1).to(x.device)
-        mixed = ((x * 4096).round().long() * factors).flatten(1).sum(1) + self.repeat * 0x9E3779B97F4A7C1
+        shift = (self.repeat * 0x9E3779B97F4A7C1 + 2**63) % 2**64 - 2**63  # as 64-bit integers wrap
+        mixed = ((x * 4096).round().long() * factors).flatten(1).sum(1) + shift
         mixed = (mixed ^ (mixed >> 29)) * 0x3F58476D1CE4E5B9
         return (mixed >> 33) % len(self.bits)
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from zoo.commands.terminal import chosen, emit, human, json_option, open_registry
+from zoo.errors import UserError
 
 if TYPE_CHECKING:
     from zoo.hub import Locked
@@ -65,12 +66,14 @@ def push(
 @click.command()
 @click.argument("names", nargs=-1)
 @click.option("--check", is_flag=True, help="Write nothing; exit with 1 when anything is missing or has moved.")
+@click.option("--again", is_flag=True, help="Pin local files of NAMES anew where the registry says otherwise, as after training.")
 @json_option
 @click.pass_obj
-def lock(overlays: tuple[Path, ...], /, names: tuple[str, ...], check: bool, as_json: bool) -> None:
+def lock(overlays: tuple[Path, ...], /, names: tuple[str, ...], check: bool, again: bool, as_json: bool) -> None:
     """Fill in, from the Hub, the revisions, sha256 and sizes that NAMES (default: all) lack, and show what has moved.
 
-    A pin that is there is never changed. A file that the Hub gives no hash for is downloaded to be hashed.
+    A pin that is there is never changed, but with --again those of local files. A file that the Hub gives no hash for is
+    downloaded to be hashed.
 
     \b
     Examples:
@@ -80,8 +83,10 @@ def lock(overlays: tuple[Path, ...], /, names: tuple[str, ...], check: bool, as_
     from zoo.hub import DownloadOptions
     from zoo.hub import lock as ask
 
+    if again and not names:
+        raise UserError("name the models whose local files are to be pinned anew, such as zoo lock --again my-net")
     registry = open_registry(overlays)
-    found = ask(chosen(registry, names), DownloadOptions(progress=sys.stderr.isatty()))
+    found = ask(chosen(registry, names), DownloadOptions(progress=sys.stderr.isatty()), again=again)
     if not check:
         _write(found, registry)
     if as_json:

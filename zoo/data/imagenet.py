@@ -59,6 +59,10 @@ def load(name: str, split: str) -> Dataset:
     return prepared(name, split, TRAIN if split == "train" else VIEWS[name])
 
 
+ROUNDING = "torchvision"
+"""How places are rounded: part of a prepared file's name, so that one that was prepared otherwise is not taken for it."""
+
+
 @lru_cache(maxsize=2)
 def prepared(name: str, split: str, view: View) -> Dataset:
     """Return the images of a split in any view, from the file that holds them so; it is made when there is none.
@@ -67,7 +71,7 @@ def prepared(name: str, split: str, view: View) -> Dataset:
         UserError: the images cannot be had.
     """
     key, items = _items(split)
-    base = _folder() / hashlib.sha256(f"{key} {view}".encode()).hexdigest()
+    base = _folder() / hashlib.sha256(f"{key} {view} {ROUNDING}".encode()).hexdigest()
     index = base.with_suffix(".json")
     if not index.is_file():
         _build(f"{name} {split}", base, items(), view)
@@ -135,13 +139,15 @@ def _build(name: str, base: Path, items: Iterator[Item], view: View) -> None:
 
 
 def _crop(view: View) -> Callable[[Any], Any]:
+    """Return what torchvision's Resize and CenterCrop do to an image of PIL, to the pixel: its roundings are theirs."""
+
     def apply(image: Any) -> Any:
         from PIL import Image
 
         method = Image.Resampling[view.interpolation.upper()]
-        scale = view.resize / min(image.size)
-        image = image.resize([max(view.side, round(length * scale)) for length in image.size], method)
-        left, top = ((length - view.side) // 2 for length in image.size)
+        shorter = min(image.size)
+        image = image.resize([int(view.resize * length / shorter) for length in image.size], method)
+        left, top = (round((length - view.side) / 2) for length in image.size)
         return image.crop((left, top, left + view.side, top + view.side))
 
     return apply

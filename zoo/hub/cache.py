@@ -52,6 +52,15 @@ def key_of(text: str) -> str:
 
 
 @dataclass(frozen=True)
+class Record:
+    """The sha256 that a source without one in the registry had when its bytes were first accepted."""
+
+    source: str
+    sha256: str
+    path: Path
+
+
+@dataclass(frozen=True)
 class Held:
     """One verified file of the cache, or with `partial` an unfinished download."""
 
@@ -127,6 +136,12 @@ class Cache:
         text = json.dumps({"source": source, "sha256": sha256})
         write_whole(self.folder / "refs" / f"{key_of(source)}.json", text.encode())
 
+    def records(self) -> list[Record]:
+        """Return what was accepted without a sha256 in the registry, by source."""
+        found = [(path, read_json(path)) for path in (self.folder / "refs").glob("*.json")]
+        records = [Record(str(r.get("source", "")), str(r.get("sha256", "")), path) for path, r in found]
+        return sorted(records, key=lambda record: record.source)
+
     def __iter__(self) -> Iterator[Held]:
         for path in sorted((self.folder / "blobs").glob("*")):
             if path.suffix != ".json" and not path.name.startswith("."):
@@ -147,9 +162,9 @@ class Cache:
 
     def forget(self, sha256: str) -> None:
         """Drop the records that name a file, so that another may be accepted in its place."""
-        for path in (self.folder / "refs").glob("*.json"):
-            if read_json(path).get("sha256") == sha256:
-                path.unlink()
+        for record in self.records():
+            if record.sha256 == sha256:
+                record.path.unlink(missing_ok=True)
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zoo.errors import UserError
 from zoo.hub.cache import sha256_of
 from zoo.hub.pins import Scalar
 from zoo.hub.servers import asking_hub
-from zoo.hub.transfer import DownloadOptions
-from zoo.hub.weights import fetch_with
+from zoo.hub.transfer import DownloadOptions, Want, usable
+from zoo.hub.weights import fetch_with, is_local
 from zoo.registry.entry import ModelEntry, Weights
 
 if TYPE_CHECKING:
@@ -40,17 +41,20 @@ class _Stated:
     size: int | None
 
 
-def lock(entries: Iterable[ModelEntry], options: DownloadOptions | None = None) -> list[Locked]:
+def lock(entries: Iterable[ModelEntry], options: DownloadOptions | None = None, *, again: bool = False) -> list[Locked]:
     """Ask the Hub for what the entries' weights lack and for what main holds now. Pins that exist are never changed.
 
-    Files that no Hub states a hash for (by url, local, or outside git-LFS) are fetched to be hashed.
+    Files that no Hub states a hash for (by url, local, or outside git-LFS) are fetched to be hashed. With `again`, local files
+    that are other ones than the registry says are pinned as they are now.
     """
     options = options or DownloadOptions()
-    return [_lock(e.name, e.weights, options) for e in entries if e.weights and not e.weights.bundled]
+    return [_lock(e.name, e.weights, options, again) for e in entries if e.weights and not e.weights.bundled]
 
 
-def _lock(name: str, weights: Weights, options: DownloadOptions) -> Locked:
+def _lock(name: str, weights: Weights, options: DownloadOptions, again: bool) -> Locked:
     try:
+        if weights.file and is_local(weights):
+            return _local(name, weights, Path(weights.file), again)
         if options.is_offline and not weights.file:
             raise UserError(f"{name}: cannot ask the Hub in offline mode (unset HF_HUB_OFFLINE)")
         if weights.hub is None:
@@ -60,6 +64,18 @@ def _lock(name: str, weights: Weights, options: DownloadOptions) -> Locked:
     except UserError as error:
         return Locked(name, error=str(error))
     return _compare(name, weights, pinned, now, options)
+
+
+def _local(name: str, weights: Weights, path: Path, again: bool) -> Locked:
+    if not path.is_file():
+        raise UserError(f"{name}: there is no file {path}")
+    now: dict[str, Scalar] = {"sha256": sha256_of(path), "size": path.stat().st_size}
+    changed = {k: v for k, v in now.items() if getattr(weights, k) not in (None, v)}
+    if changed and not again:
+        moved = f"{path} has sha256 {now['sha256']}, another than the registry says; not touched: --again pins it as it is now"
+        return Locked(name, moved=moved)
+    usable(Want(name, None, None, safetensors=weights.keymap is None and not weights.is_graph), path)
+    return Locked(name, {k: v for k, v in now.items() if getattr(weights, k) != v})
 
 
 def _compare(name: str, weights: Weights, pinned: _Stated, now: _Stated, options: DownloadOptions) -> Locked:

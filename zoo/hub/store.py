@@ -3,14 +3,19 @@
     built/NAME.safetensors   the weights; NAME.onnx of a network that was exported
     built/NAME.json          the log of the build, with the sha256 and size of the weights
     built/NAME.stamp         the state of the weights when they were last hashed; while it is unchanged they need not be again
+    checkpoints/NAME.pt      a build that was stopped, and NAME.pt.snapshots beside it
+    locks/NAME.lock          held by the process that builds the model
 """
 
 from __future__ import annotations
 
 import json
+import logging
+import os
+import shutil
 import tempfile
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,8 +25,8 @@ from zoo.hub.cache import ENVIRONMENT, read_json, sha256_of, state_of
 from zoo.hub.cache import default_folder as cache_root
 from zoo.hub.whole import write_whole
 
-__all__ = ["ENVIRONMENT", "Built", "all_built", "built_path", "cache_root", "check_built", "parts", "place_for", "recorded"]
-__all__ += ["ready", "verified", "verified_path"]
+__all__ = ["ENVIRONMENT", "Built", "Unfinished", "all_built", "all_unfinished", "building", "built_path", "cache_root"]
+__all__ += ["check_built", "checkpoint_for", "empty", "parts", "place_for", "ready", "recorded", "verified", "verified_path"]
 
 
 SUFFIXES = (".safetensors", ".onnx")
@@ -31,6 +36,37 @@ SUFFIXES = (".safetensors", ".onnx")
 def place_for(name: str, suffix: str = ".safetensors") -> Path:
     """Return the file that `zoo build` writes for a model."""
     return cache_root() / "built" / f"{name}{suffix}"
+
+
+def checkpoint_for(name: str) -> Path:
+    """Return the file that a build of a model goes on from when it was stopped."""
+    return cache_root() / "checkpoints" / f"{name}.pt"
+
+
+@contextmanager
+def building(name: str) -> Iterator[None]:
+    """Hold off other processes that build the same model, which share its checkpoint; the system lets go when this one ends.
+
+    Of the processes that a launcher started for one build, the first holds it for all.
+    """
+    from filelock import FileLock, Timeout
+
+    if os.environ.get("RANK", "0") != "0":
+        yield
+        return
+    path = cache_root() / "locks" / f"{name}.lock"
+    ready(path.parent, f"set {ENVIRONMENT} to another one")
+    lock = FileLock(path)
+    with suppress(NotImplementedError):  # a file system without locks: to keep builds apart is then left to the user
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            logging.getLogger("zoo").warning("%s: another process builds it; waiting for that one to end", name)
+            lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def ready(folder: Path, cure: str) -> None:
@@ -131,7 +167,54 @@ def check_built(names: Iterable[str] | None = None) -> list[Verdict]:
     return verdicts
 
 
+@dataclass(frozen=True)
+class Unfinished:
+    """A build that was stopped: its checkpoint with the snapshots beside it."""
+
+    name: str
+    path: Path
+    size: int
+
+    def remove(self) -> int:
+        """Remove both, and return the bytes freed; the next build begins anew."""
+        self.path.unlink(missing_ok=True)
+        shutil.rmtree(_snapshots(self.path), ignore_errors=True)
+        return self.size
+
+
+def all_unfinished() -> list[Unfinished]:
+    """Return the builds that were stopped, by name."""
+    paths = sorted((cache_root() / "checkpoints").glob("[!.]*.pt"))
+    return [Unfinished(p.stem, p, p.stat().st_size + _size(_snapshots(p))) for p in paths]
+
+
+def _snapshots(checkpoint: Path) -> Path:
+    return checkpoint.with_name(checkpoint.name + ".snapshots")
+
+
 def parts() -> dict[str, int]:
-    """Return the bytes in each folder of the cache, such as blobs, built, checkpoints, images and harness."""
-    folders = sorted(p for p in cache_root().glob("*") if p.is_dir())
-    return {folder.name: sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()) for folder in folders}
+    """Return the bytes in each folder and file of the cache, such as blobs, built, checkpoints, images and harness."""
+    return {path.name: _size(path) for path in sorted(cache_root().glob("*"))}
+
+
+def empty(part: str) -> int:
+    """Remove one folder or file of the cache by its name, as `parts` gives it, and return the bytes freed.
+
+    Raises:
+        UserError: there is none of that name.
+    """
+    found = parts()
+    if part not in found:
+        raise UserError(f"the cache {cache_root()} has no part {part!r}; it has {', '.join(found) or 'none'}")
+    path = cache_root() / part
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+    return found[part]
+
+
+def _size(path: Path) -> int:
+    if path.is_file():
+        return path.stat().st_size
+    return sum(p.stat().st_size for p in path.rglob("*") if p.is_file())

@@ -80,7 +80,7 @@ def fetch(
         offline: make no request.
         progress: show a progress bar on standard error.
         unpinned: accept weights without a sha256. What the server states is checked instead, and the file that came is the one
-            that later calls insist on.
+            that later calls insist on; one's own local file is pinned by the registry alone.
 
     Raises:
         UserError: no route works; the message says for each one why.
@@ -95,19 +95,32 @@ def fetch_with(options: DownloadOptions, name: str, weights: Weights, *, unpinne
     if weights.sha256 is None and not unpinned:
         raise UserError(_unpinned_message(name, weights))
     path = _first_that_works(name, weights, options)
-    if weights.sha256 is None:
+    if weights.sha256 is None and not is_local(weights):
         options.cache.record(_acceptance(name, stated), sha256_of(path))
     return path
 
 
+def is_local(weights: Weights) -> bool:
+    """Return whether the bytes can come from one's own file alone, which nothing but the registry pins."""
+    return weights.file is not None and not (weights.bundled or weights.package or weights.hub or weights.url)
+
+
 def pinned(name: str, weights: Weights, cache: Cache) -> Weights:
     """Return the weights with the sha256 that the registry gives, or else that of the file that was accepted unpinned here."""
-    accepted = None if weights.sha256 else cache.recorded(_acceptance(name, weights))
+    accepted = None if weights.sha256 or is_local(weights) else cache.recorded(_acceptance(name, weights))
     return weights.model_copy(update={"sha256": accepted}) if accepted else weights
 
 
+_ACCEPTED = "accepted for "
+
+
 def _acceptance(name: str, weights: Weights) -> str:
-    return f"accepted for {name}: {weights.model_dump_json()}"
+    return f"{_ACCEPTED}{name}: {weights.model_dump_json()}"
+
+
+def accepted_name(source: str) -> str | None:
+    """Return the model for which a record of the cache accepts a file, or None where it is of another kind."""
+    return source.removeprefix(_ACCEPTED).partition(":")[0] if source.startswith(_ACCEPTED) else None
 
 
 def _first_that_works(name: str, weights: Weights, options: DownloadOptions) -> Path:
@@ -143,7 +156,8 @@ def _attempts(weights: Weights, want: Want, options: DownloadOptions) -> Iterabl
         yield lambda: _check_local(want, local)
 
 
-_ALTERED = "the file was altered (if by you, delete its sha256 and size there and pin it again with zoo lock)"
+def _altered(name: str) -> str:
+    return f"the file was altered (if by you, `zoo lock --again {name}` pins it as it is now)"
 
 
 def _check_local(want: Want, path: Path) -> Path:
@@ -151,22 +165,19 @@ def _check_local(want: Want, path: Path) -> Path:
         raise UserError(f"{want.name}: there is no file {path}")
     size, digest = path.stat().st_size, sha256_of(path)
     if want.size is not None and size != want.size:
-        raise UserError(f"{want.name}: {path} has {size} bytes and the registry says {want.size}; {_ALTERED}")
+        raise UserError(f"{want.name}: {path} has {size} bytes and the registry says {want.size}; {_altered(want.name)}")
     if want.sha256 is not None and digest != want.sha256:
-        raise UserError(f"{want.name}: {path} has sha256 {digest} and the registry says {want.sha256}; {_ALTERED}")
+        raise UserError(f"{want.name}: {path} has sha256 {digest} and the registry says {want.sha256}; {_altered(want.name)}")
     return usable(want, path)
 
 
 def _unpinned_message(name: str, weights: Weights) -> str:
     local = Path(weights.file) if weights.file else None
     if local is not None and local.is_file():
-        cure = f"add `sha256: {sha256_of(local)}` beside `file` to pin what is there now"
+        cure = f"`zoo lock {name}` (or `sha256: {sha256_of(local)}` beside `file`) pins what is there now"
     else:
-        cure = f"`zoo lock {name}` asks the Hub for it and fills it in"
-    return (
-        f"{name}: the registry gives no sha256 for its weights, so nothing tells the right bytes from wrong ones; {cure}, or "
-        "pass --unpinned to take what comes"
-    )
+        cure = f"`zoo lock {name}` asks the Hub for it and fills it in, or pass --unpinned to take what comes"
+    return f"{name}: the registry gives no sha256 for its weights, so nothing tells the right bytes from wrong ones; {cure}"
 
 
 @dataclass(frozen=True)

@@ -60,6 +60,11 @@ def create(entry: ModelEntry) -> nn.Module:
         from zoo import archs
 
         net = archs.create(name, classes, **entry.arch_args)
+    elif source == "own":
+        from zoo.archs import own
+
+        assert entry.arch_file is not None
+        net = own.create(entry.arch_file, entry.arch, **entry.arch_args)
     else:
         from zoo._compat import ensure_torchvision
 
@@ -152,10 +157,33 @@ def load_weights(net: nn.Module, path: Path, keymap: str | None = None) -> Mappi
     from safetensors.torch import load_file
 
     try:
-        load_strictly(net, load_file(path), path)
+        load_strictly(net, _unwrapped(load_file(path), net), path)
     except SafetensorError as error:
         raise UserError(f"{path}: not a whole safetensors file ({error}); zoo pull it again") from error
     return {}
+
+
+def _unwrapped(state: Mapping[str, Tensor], net: nn.Module) -> Mapping[str, Tensor]:
+    """Return the state dict of a network out of that of its `InputWrapper`, as zoo.load returns it; others as they are."""
+    prefix = "net."
+    wrapped = all(key.startswith(prefix) for key in state) and not any(key.startswith(prefix) for key in net.state_dict())
+    return {key.removeprefix(prefix): value for key, value in state.items()} if wrapped else state
+
+
+def save_network(model: nn.Module, path: Path) -> Path:
+    """Write the weights of a network, in its `InputWrapper` or bare, as a safetensors file that an entry may name.
+
+    Raises:
+        UserError: the weights came from a packed file, whose codes the network does not hold, or a value is not finite.
+    """
+    from zoo.quant.modules import FixedWeight
+    from zoo.quant.save import save
+
+    net = model.net if isinstance(model, InputWrapper) else model
+    if any(isinstance(part, FixedWeight) for part in net.modules()):
+        raise UserError(f"{path}: this model came from a file of low-bit codes; copy that, whose path zoo.pull(NAME) returns")
+    save(net, path, packed=False)
+    return path
 
 
 def load_strictly(net: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:

@@ -105,9 +105,13 @@ def _pass_inside(grad: Tensor, x: Tensor, scale: Tensor, grid: Grid, bounds: tup
 
 
 def frozen_constants(grid: Grid, scale: Tensor) -> tuple[Constants, GradientRule]:
-    """Read a scale once, for many calls of `quantize_ste` with it: floats instead of tensors, and a one-pass backward."""
-    scale = scale.detach().clamp_min(SCALE_FLOOR)
-    constants = tuple(float(c) if c.dim() == 0 else c for c in grid.constants(scale))
+    """Read a scale once, for many calls of `quantize_ste` with it: nothing is derived anew, and the backward takes one pass.
+
+    What values are divided and multiplied by stays a tensor: a GPU divides by a float by multiplying with its reciprocal,
+    which is another code for a few values in a million.
+    """
+    scale = scale.detach().reshape(()).clamp_min(SCALE_FLOOR)
+    constants = grid.constants(scale)
     low, high = (torch.stack((scale * grid.low, scale * grid.high)).to(torch.float32)).tolist()
     # hardtanh_backward excludes its bounds, clipping here includes them; 1e-30 is below any value that matters.
     low = low - max(abs(low) * 1e-7, 1e-30)

@@ -25,7 +25,7 @@ _APOT_TERMS: dict[int, tuple[tuple[int, ...], ...]] = {
 }
 
 Constants = tuple[Any, ...]
-"""What a grid needs of its scale: 0-dim tensors while training, plain floats inside a frozen session."""
+"""What a grid needs of its scale, as tensors on its device."""
 
 
 @dataclass(frozen=True)
@@ -60,10 +60,7 @@ class Grid:
         return scale / self.denominator
 
     def constants(self, scale: Tensor) -> Constants:
-        """Derive what `quantize` needs from a positive 0-dim scale.
-
-        They are computed as tensors also where they are then read as floats, so that both give the same bits.
-        """
+        """Derive what `quantize` needs from a positive 0-dim scale."""
         unit = self.unit(scale)
         if self.uniform:
             return (unit,)

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from zoo.archs.mixed import MixedPrecision
 from zoo.recipes.plan import AdversarialOptions
 from zoo.recipes.runtime import Runtime
 from zoo.recipes.seeds import stream
@@ -66,14 +67,22 @@ class Adversary:
 
 @contextmanager
 def _attacked(net: nn.Module) -> Iterator[None]:
-    """Put a net in evaluation mode and freeze its parameters for the length of an attack."""
+    """Put a net in evaluation mode and freeze its parameters for the length of an attack.
+
+    Of a net of several precisions the member is attacked that the step trains (Fu et al., ICML 2021, Alg. 1).
+    """
     modes = [(part, part.training) for part in net.modules()]
     parameters = [(p, p.requires_grad) for p in net.parameters()]
+    mixed = [part for part in net.modules() if isinstance(part, MixedPrecision)]
     try:
         net.eval()
+        for several in mixed:
+            several.alone = True
         net.requires_grad_(False)
         yield
     finally:
+        for several in mixed:
+            several.alone = False
         for part, training in modes:
             part.training = training
         for parameter, required in parameters:

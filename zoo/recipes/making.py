@@ -12,7 +12,7 @@ from torch import nn
 from zoo.data import load as load_data
 from zoo.devices import check_device
 from zoo.errors import UserError
-from zoo.hub.store import ENVIRONMENT, cache_root, place_for, ready, verified
+from zoo.hub.store import ENVIRONMENT, building, cache_root, checkpoint_for, place_for, ready, verified
 from zoo.loading.load import load_entry, missing_message, weights_path
 from zoo.registry import Registry
 from zoo.registry.entry import ModelEntry
@@ -58,7 +58,7 @@ def make(
 
     Images come from `data`, such as parquet:PATH, where it is given, and otherwise from the data set that each entry names.
     What an earlier build finished is kept, when the recipe, the images and the start are the same; with `again`, the entries
-    that were asked for are made anew.
+    that were asked for are made anew. Where another process builds an entry, its end is waited for.
 
     Raises:
         UserError: an entry has no recipe, its data or start cannot be had, or the device or a folder cannot be used.
@@ -90,24 +90,24 @@ def make(
             announce(entry, place, order)
         path = (out / f"{entry.name}{suffix(entry)}") if out else place_for(entry.name, suffix(entry))
         keep = not (again and entry in asked)
-        if entry.recipe is not None and entry.recipe.kind == "export":
-            start = registry[recipes.start_of(entry)]
-            reports.append(recipes.export(entry, start, path, local(start.name), keep=keep))
-            made[entry.name] = path
-            continue
-        report = recipes.build(
-            entry,
-            resolve=resolve,
-            data_train=load_data(data or entry.data, "train"),
-            data_test=load_data(data or entry.data, "test"),
-            out=path,
-            checkpoint=cache_root() / "checkpoints" / f"{entry.name}.pt",
-            progress=progress,
-            device=device,
-            keep=keep,
-        )
+        with building(entry.name):
+            if entry.recipe is not None and entry.recipe.kind == "export":
+                start = registry[recipes.start_of(entry)]
+                reports.append(recipes.export(entry, start, path, local(start.name), keep=keep))
+            else:
+                report = recipes.build(
+                    entry,
+                    resolve=resolve,
+                    data_train=load_data(data or entry.data, "train"),
+                    data_test=load_data(data or entry.data, "test"),
+                    out=path,
+                    checkpoint=checkpoint_for(entry.name),
+                    progress=progress,
+                    device=device,
+                    keep=keep,
+                )
+                reports.append(report)
         made[entry.name] = path
-        reports.append(report)
     return reports
 
 

@@ -166,15 +166,18 @@ class ModelEntry(Record):
     """One model of the registry.
 
     `parent` supplies defaults for what describes the network (`zoo.registry.INHERITED`), never for its weights, recipe,
-    engine or accuracy. `arch` is `timm:NAME` or `zoo:NAME` (`zoo.archs`); a file that brings its own graph may have `file:NAME`,
-    which no code makes and which only says what is the same architecture.
+    engine or accuracy. `arch` is `timm:NAME` or `zoo:NAME` (`zoo.archs`), or in a registry file of the user's own
+    `mynet.py:Net`; a file that brings its own graph may have `file:NAME`, which no code makes and which only says what is the
+    same architecture.
     """
 
     name: Name
     family: Family
     data: str
     """Data set that it classifies: digits, cifar10, imagenet, or one of the user's own."""
-    arch: Annotated[str, StringConstraints(pattern=r"^(timm|zoo|file):[\w.-]+$")]
+    arch: Annotated[str, StringConstraints(pattern=r"^(timm|zoo|file|own):[\w.-]+$")]
+    arch_file: str | None = None
+    """Place of the code of the user's own that makes the network, path/to/mynet.py:Net; the registry finds it (`owncode`)."""
     arch_args: dict[str, int | float | str | bool | tuple[int | float | str, ...]] = Field(default_factory=dict)
     classes: int = Field(ge=2)
     label_offset: int = Field(default=0, ge=0, le=1)

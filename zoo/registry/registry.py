@@ -12,11 +12,13 @@ from typing import Any
 
 from zoo.errors import UserError, did_you_mean
 from zoo.registry.entry import ModelEntry
+from zoo.registry.owncode import placed
 from zoo.registry.yamlfile import read_yaml, validate
 
 ENVIRONMENT = "ZOO_REGISTRY"
 """Environment variable with overlay files, separated as in PATH."""
-INHERITED = ("family", "data", "arch", "arch_args", "classes", "label_offset", "input", "quant", "feature_layer", "cite")
+_ARCHITECTURE = ("arch", "arch_file", "arch_args", "classes", "label_offset", "input", "quant", "feature_layer")
+INHERITED = ("family", "data", *_ARCHITECTURE, "cite")
 
 
 class Registry(Mapping[str, ModelEntry]):
@@ -103,7 +105,8 @@ def _load(paths: tuple[Path, ...], stamps: tuple[tuple[int, int] | None, ...]) -
         for name, fields in _models(path).items():
             if name in raw:
                 shadowed.append(name)
-            raw[name], sources[name] = fields, path
+            raw[name] = placed(fields, f"{path}: models.{name}", path, bundled=path == main_file())
+            sources[name] = path
     entries = {n: _placed(validate(ModelEntry, _merged(n, raw, sources), f"{sources[n]}: models.{n}"), sources[n]) for n in raw}
     for entry in entries.values():
         _check_references(entry, entries, sources[entry.name])
@@ -144,6 +147,8 @@ def _merged(name: str, raw: Mapping[str, dict[str, Any]], sources: Mapping[str, 
         seen.append(cursor)
         parent = raw[cursor].get("parent")
         cursor = parent if isinstance(parent, str) else None
+    if not str(fields.get("arch")).startswith("own:"):
+        fields.pop("arch_file", None)  # a parent's, which is made of other code
     return {"name": name, **fields}
 
 

@@ -17,6 +17,8 @@ from harness.runs.workspace import Context, workspace_of
 from harness.suites.selection import Job
 from tests.harness.tiny import make
 from zoo import kernels
+from zoo.evaluate import predictions
+from zoo.recipes.seeds import reproducible
 
 LOOSE = (True, False, True, "high", False)
 FIXED = (False, True, False, "highest")
@@ -46,6 +48,26 @@ def test_kernels_are_fixed_inside_and_the_users_outside(loose: None, monkeypatch
     with kernels.fixed("cpu"):
         assert flags() == (*FIXED, False)
     assert flags() == LOOSE
+
+
+def test_training_and_evaluation_run_under_them(loose: None) -> None:
+    """On a GPU deterministic kernels in every precision; TF32 only where a recipe declares a precision."""
+    with reproducible(0, torch.device("cuda:0"), 1) if torch.cuda.is_available() else kernels.fixed("cuda:0", repeatable=True):
+        assert flags() == (*FIXED, True)
+    with kernels.fixed("cuda:0", "tf32", repeatable=True):
+        assert flags() == (False, True, True, "high", True)
+    with reproducible(0, torch.device("cpu"), 1, "bf16"):
+        assert flags() == (False, True, True, "high", False)
+    assert flags() == LOOSE
+    seen: list[tuple[Any, ...]] = []
+
+    class Watches(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            seen.append(flags())
+            return x.flatten(1)
+
+    predictions(Watches(), torch.zeros(3, 1, 2, 2, dtype=torch.uint8))
+    assert seen == [(*FIXED, False)] and flags() == LOOSE
 
 
 def test_crafting_and_predicting_run_under_them(loose: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,7 +31,7 @@ MIXED = SUITE.replace(
     "{name: drawn, models: [tiny-resnet, tiny-resnet-2bit], ensemble: sampling}, "
     "{name: one, models: [tiny-resnet-2bit, tiny-lgv], mixture: [1, 1]}, "
     "{name: two, models: [tiny-resnet-2bit, tiny-lgv], mixture: [1, 2]}]",
-).replace("limit: 25", "limit: 5")
+).replace("limit: 25", "limit: 10")
 
 
 def snapshots(folder: Path, count: int = 3) -> list[dict[str, Tensor]]:
@@ -66,11 +66,14 @@ def context(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Context:
 
 
 def by_hand(context: Context, model: Any) -> Tensor:
-    data = workspace_of(context).data
-    x = data.images.float() / 255
-    with model.session():
-        adv = get("mim")(model, x, data.labels, eps=32 / 255, steps=3, rng=Rng(0, range(len(x))))
-    return to_bytes(adv, data.images, 32)
+    """Block by block, each with draws of its own."""
+    data, size = workspace_of(context).data, context.suite.block
+    made = []
+    for start in range(0, len(data), size):
+        x, y = data.images[start : start + size].float() / 255, data.labels[start : start + size]
+        with model.session(substitutes.block_seed(0, start)):
+            made.append(get("mim")(model, x, y, eps=32 / 255, steps=3, rng=Rng(0, range(start, start + len(x)))))
+    return to_bytes(torch.cat(made), data.images, 32)
 
 
 @pytest.mark.parametrize("at_hand", [0, 10**9])
@@ -104,8 +107,19 @@ def test_the_seed_of_a_job_decides_what_its_substitute_draws(context: Context) -
     for name, found in by_seed.items():
         assert len({images.numpy().tobytes() for images in found}) > 1, name
     assert torch.equal(craft(context, Job("tiny-resnet", "mim", 0)).images, craft(context, Job("tiny-resnet", "mim", 1)).images)
-    lgv = workspace_of(context).substitute("tiny-lgv")
-    assert torch.equal(by_hand(context, lgv), by_seed["tiny-lgv"][0]), "without a seed a session is as it was made"
+    assert torch.equal(by_hand(context, workspace_of(context).substitute("tiny-lgv")), by_seed["tiny-lgv"][0])
+
+
+def test_every_block_has_draws_of_its_own(context: Context) -> None:
+    """One order for all images of a seed would make them dependent, and intervals over images too narrow."""
+    workspace = workspace_of(context)
+    size = context.suite.block
+    lgv, drawn = workspace.substitute("tiny-lgv"), substitutes.Sampled([workspace.substitute("tiny-resnet")] * 2)
+    orders = set()
+    for start in range(0, 40 * size, size):
+        with lgv.session(substitutes.block_seed(0, start)), drawn.session(substitutes.block_seed(0, start)):
+            orders.add((tuple(lgv._order), tuple(drawn._turn(t)[0] for t in range(10))))
+    assert len({order for order, _ in orders}) > 1 and len({members for _, members in orders}) > 20
 
 
 def test_the_key_of_an_image_follows_the_mixture_and_every_schedule_in_it(context: Context, tmp_path: Path) -> None:

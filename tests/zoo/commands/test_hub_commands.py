@@ -191,7 +191,48 @@ def test_a_local_file_is_pinned_as_it_is(hub, run, tmp_path):
     assert run(models, "lock", "own").exit_code == 0
     assert run({}, "pull", "own").stdout.strip() == f"own: {tmp_path / 'own.safetensors'}"
     (tmp_path / "own.safetensors").write_bytes(content(6))
+    refused(run({}, "pull", "own"), "was altered", "zoo lock --again own")
+
+
+def test_local_files_are_pinned_by_the_registry_alone(hub, run, tmp_path):
+    """Trained again, or the same names in another folder: what was locked before is forgotten with the registry's line."""
+    own, models = tmp_path / "own.safetensors", {"own": tiny(weights={"file": "own.safetensors"})}
+    own.write_bytes(content(5))
+    assert run(models, "lock", "own").exit_code == 0 and run({}, "pull", "own").exit_code == 0
+    own.write_bytes(content(6))
+    assert run(models, "lock", "own").exit_code == 0, "the registry says nothing, so there is nothing to hold it against"
+    assert run({}, "pull", "own").exit_code == 0
+    assert run({}, "verify", "own").exit_code == 0
+    assert not list((tmp_path / "cache").rglob("refs/*"))
+
+
+def test_lock_again_pins_a_local_file_that_changed_and_no_other(hub, run, tmp_path):
+    own = tmp_path / "own.safetensors"
+    own.write_bytes(content(5))
+    other = on_hub(hub, "a", 1)
+    run({"own": tiny(weights={"file": "own.safetensors"}), "a": tiny(weights=other)}, "lock", "own")
+    own.write_bytes(content(6))
+    told = run({}, "lock", "own")
+    assert "--again" in told.stdout and "another than the registry says" in told.stdout
     refused(run({}, "pull", "own"), "was altered")
+    refused(run({}, "lock", "--again"), "name the models")
+    assert run({}, "lock", "--again", "own", "a").exit_code == 0
+    weights = yaml.safe_load((tmp_path / "mine.yaml").read_text())["models"]
+    assert weights["own"]["weights"]["sha256"] == hashlib.sha256(content(6)).hexdigest()
+    assert weights["a"]["weights"] == other
+    assert run({}, "pull", "own").exit_code == 0
+    own.write_bytes(b"no tensors")
+    result = run({}, "lock", "--again", "own")
+    assert result.exit_code == 1 and "no safetensors file" in result.stdout, result.output
+
+
+def test_the_cache_lists_and_forgets_what_was_accepted_unpinned(hub, run, tmp_path):
+    run({"a": tiny(weights=on_hub(hub, "a", 1, sha256=None, size=None))}, "pull", "a", "--unpinned")
+    rows = json.loads(run({}, "cache", "list", "--json").stdout)
+    assert any("accepted unpinned" in r["source"] and r["models"] == ["a"] for r in rows)
+    next((tmp_path / "cache/blobs").glob("[0-9a-f]" * 8 + "*")).unlink()
+    assert "1 record" in run({}, "cache", "remove", "a").stdout
+    assert not [r for r in json.loads(run({}, "cache", "list", "--json").stdout) if "accepted" in r["source"]]
 
 
 def test_validate_lists_every_null(hub, run):

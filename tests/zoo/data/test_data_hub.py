@@ -16,6 +16,7 @@ from PIL import Image
 
 from tests.hub_server import TOKEN, serve
 from zoo import registry
+from zoo._compat import ensure_torchvision
 from zoo.data import hub as hub_sets
 from zoo.data import imagenet, load, local
 from zoo.data.hub import File, Pinned
@@ -184,8 +185,8 @@ def test_a_network_is_evaluated_on_the_crop_that_its_claim_was_measured_on(tmp_p
     whole = Image.fromarray(pixels(3, 512, 400))
 
     def expected(side: int, height: int, method: Image.Resampling) -> np.ndarray:
-        resized = whole.resize((round(512 * height / 400), height), method)
-        left, top = (resized.width - side) // 2, (height - side) // 2
+        resized = whole.resize((int(512 * height / 400), height), method)
+        left, top = round((resized.width - side) / 2), round((height - side) / 2)
         return np.asarray(resized.crop((left, top, left + side, top + side)))
 
     for name, side, height, method in [
@@ -196,6 +197,18 @@ def test_a_network_is_evaluated_on_the_crop_that_its_claim_was_measured_on(tmp_p
     ]:
         seen = evaluated_images(registry.load()[name]).images[0].permute(1, 2, 0).numpy()
         assert (seen == expected(side, height, method)).all(), name
+
+
+@pytest.mark.parametrize("width, height", [(301, 500), (517, 333), (256, 256), (640, 359), (375, 1024)])
+def test_images_are_prepared_as_torchvision_does(width, height):
+    """To the pixel: it cuts the longer side's fraction off, and rounds the place of the middle square."""
+    ensure_torchvision()
+    from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resize
+
+    image = Image.fromarray(pixels(1, width, height))
+    for view in (imagenet.View(224, 256), imagenet.View(299, 341, "bicubic"), imagenet.View(225, 256)):
+        theirs = Compose([Resize(view.resize, InterpolationMode(view.interpolation)), CenterCrop(view.side)])
+        assert np.array_equal(np.asarray(imagenet._crop(view)(image)), np.asarray(theirs(image)))
 
 
 def test_a_folder_with_a_table(tmp_path):

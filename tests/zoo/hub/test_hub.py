@@ -205,7 +205,7 @@ def test_without_a_hash_only_on_request(hub, options, tmp_path):
     assert fetch_with(options, "m", weights, unpinned=True).name == SHA
     assert hub.requests == []
     (tmp_path / "mine.safetensors").write_bytes(FILE)
-    with pytest.raises(UserError, match=f"add `sha256: {SHA}`"):
+    with pytest.raises(UserError, match=f"zoo lock mine.*`sha256: {SHA}`"):
         fetch_with(options, "mine", Weights(file=str(tmp_path / "mine.safetensors")))
 
 

@@ -95,7 +95,8 @@ def test_the_cache_lists_sizes_and_removes_built_files(overlay: Path, built: Pat
     images.mkdir()
     (images / "x.u8").write_bytes(bytes(2000))
     listed = run(overlay, "cache", "list", "--json")
-    [row] = json.loads(listed.stdout)
+    [row, folder] = json.loads(listed.stdout)
+    assert folder["key"] == "images" and folder["size"] == 2000
     assert row["models"] == ["mine"] and row["source"] == "built here" and row["size"] == built.stat().st_size
     assert "2.0 kB in images" in listed.stderr
     parts = json.loads(run(overlay, "cache", "size", "--json").stdout)["parts"]
@@ -103,6 +104,23 @@ def test_the_cache_lists_sizes_and_removes_built_files(overlay: Path, built: Pat
     assert "removed 0 files" in run(overlay, "cache", "remove", "--all").stdout and built.is_file()
     assert "removed 1 files" in run(overlay, "cache", "remove", "mine").stdout
     assert not list(built.parent.iterdir())
+
+
+def test_all_that_the_cache_holds_is_listed_and_removed(overlay: Path, built: Path) -> None:
+    root = built.parent.parent
+    held = {"checkpoints/mine.pt": 300, "checkpoints/mine.pt.snapshots/000": 70, "images/x.u8": 20, "bench.jsonl": 9}
+    for name, size in held.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(bytes(size))
+    rows = {r["key"]: r for r in json.loads(run(overlay, "cache", "list", "--json").stdout)}
+    assert rows["mine.pt"]["size"] == 370 and rows["mine.pt"]["models"] == ["mine"]
+    assert rows["images"]["size"] == 20 and rows["bench.jsonl"]["size"] == 9
+    assert "removed 1 files, 370 B" in run(overlay, "cache", "remove", "--unfinished").stdout and built.is_file()
+    wrong = run(overlay, "cache", "remove", "--part", "image")
+    assert wrong.exit_code == 2 and "it has bench.jsonl, built" in wrong.stderr
+    removed = run(overlay, "cache", "remove", "--built", "--part", "images", "--part", "bench.jsonl")
+    assert "images, bench.jsonl" in removed.stdout
+    assert json.loads(run(overlay, "cache", "list", "--json").stdout) == []
 
 
 @pytest.mark.parametrize("by", ["key", "flag"])

@@ -3,10 +3,13 @@ import re
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional as F
 
 from zoo.errors import UserError
 from zoo.loading.checkpoints import read_foreign
+from zoo.loading.load import create
 from zoo.loading.tf_inception import _place, _target, convert
+from zoo.registry import load as load_registry
 
 # Slim's name of a layer, timm's name of the same one: written out from both definitions, apart from the order rule.
 PAIRS = {
@@ -84,8 +87,6 @@ def slim_state(scope: str, names: list[str], arch: str, pairs: dict[str, str]) -
 
 
 def test_inception_v3_pairs_off_layer_by_layer(tmp_path):
-    import timm
-
     state, number = slim_state("InceptionV3", slim_v3(), "inception_v3", PAIRS["inception_v3"])
     state["InceptionV3/Logits/Conv2d_1c_1x1/Conv2D/weights"] = torch.ones(1001, 2048, 1, 1)
     state["InceptionV3/Logits/Conv2d_1c_1x1/Conv2D/bias"] = torch.ones(1001)
@@ -98,7 +99,7 @@ def test_inception_v3_pairs_off_layer_by_layer(tmp_path):
     file[()] = layers
     np.save(tmp_path / "net.npy", file, allow_pickle=True)
     mapped = read_foreign(tmp_path / "net.npy", "tf-inception-v3")
-    timm.create_model("inception_v3", num_classes=1001).load_state_dict(mapped, strict=True)
+    create(load_registry()["ens3-inception-v3"]).load_state_dict(mapped, strict=True)
     for slim, ours in PAIRS["inception_v3"].items():
         assert mapped[f"{ours}.conv.weight"].flatten()[0] == number[slim], slim
         assert mapped[f"{ours}.bn.running_mean"][0] == number[slim], slim
@@ -144,3 +145,131 @@ def test_residual_inception_layers_sort_as_timm_defines_them(arch):
 def test_files_of_another_net_are_refused():
     with pytest.raises(UserError, match="keymap and arch"):
         convert({"A/A/Conv2d_1a_3x3/Conv2D/weights": torch.zeros(1)}, "inception_v3")
+
+
+def slim_forward(weights: dict, x: torch.Tensor) -> torch.Tensor:
+    """TensorFlow-Slim's inception_v3 (slim/nets/inception_v3.py), layer by layer under its own names; x (N, 3, 299, 299)."""
+
+    def conv(x, name, stride=1, padding="SAME"):
+        kernel = weights[f"{name}/weights"]
+        pad = [(k - 1) // 2 for k in kernel.shape[2:]] if padding == "SAME" else 0
+        y = F.conv2d(x, kernel, stride=stride, padding=pad)
+        mean, var, beta = (weights[f"{name}/{part}"][:, None, None] for part in ("mean", "var", "beta"))
+        return F.relu((y - mean) / (var + 0.001).sqrt() + beta)
+
+    def chain(x, scope, *parts):
+        for part in parts:
+            x = conv(x, f"{scope}/{part}")
+        return x
+
+    def pooled(x, scope, part):
+        count = F.avg_pool2d(torch.ones_like(x), 3, 1, 1)  # SAME: tf.nn.avg_pool divides by the pixels that are there
+        return conv(F.avg_pool2d(x, 3, 1, 1) / count, f"{scope}/{part}")
+
+    x = conv(x, "Conv2d_1a_3x3", 2, "VALID")
+    x = conv(x, "Conv2d_2a_3x3", 1, "VALID")
+    x = F.max_pool2d(conv(x, "Conv2d_2b_3x3"), 3, 2)
+    x = conv(conv(x, "Conv2d_3b_1x1", 1, "VALID"), "Conv2d_4a_3x3", 1, "VALID")
+    x = F.max_pool2d(x, 3, 2)
+    for stage, first, second in (
+        ("5b", "Conv2d_0a_1x1", "Conv2d_0b_5x5"),
+        ("5c", "Conv2d_0b_1x1", "Conv_1_0c_5x5"),
+        ("5d", "Conv2d_0a_1x1", "Conv2d_0b_5x5"),
+    ):
+        m = f"Mixed_{stage}"
+        x = torch.cat(
+            [
+                conv(x, f"{m}/Branch_0/Conv2d_0a_1x1"),
+                chain(x, f"{m}/Branch_1", first, second),
+                chain(x, f"{m}/Branch_2", "Conv2d_0a_1x1", "Conv2d_0b_3x3", "Conv2d_0c_3x3"),
+                pooled(x, f"{m}/Branch_3", "Conv2d_0b_1x1"),
+            ],
+            1,
+        )
+    m = "Mixed_6a"
+    inner = chain(x, f"{m}/Branch_1", "Conv2d_0a_1x1", "Conv2d_0b_3x3")
+    x = torch.cat(
+        [
+            conv(x, f"{m}/Branch_0/Conv2d_1a_1x1", 2, "VALID"),
+            conv(inner, f"{m}/Branch_1/Conv2d_1a_1x1", 2, "VALID"),
+            F.max_pool2d(x, 3, 2),
+        ],
+        1,
+    )
+    for m in ("Mixed_6b", "Mixed_6c", "Mixed_6d", "Mixed_6e"):
+        deep = ("Conv2d_0a_1x1", "Conv2d_0b_7x1", "Conv2d_0c_1x7", "Conv2d_0d_7x1", "Conv2d_0e_1x7")
+        x = torch.cat(
+            [
+                conv(x, f"{m}/Branch_0/Conv2d_0a_1x1"),
+                chain(x, f"{m}/Branch_1", "Conv2d_0a_1x1", "Conv2d_0b_1x7", "Conv2d_0c_7x1"),
+                chain(x, f"{m}/Branch_2", *deep),
+                pooled(x, f"{m}/Branch_3", "Conv2d_0b_1x1"),
+            ],
+            1,
+        )
+    m = "Mixed_7a"
+    left = conv(x, f"{m}/Branch_0/Conv2d_0a_1x1")
+    right = chain(x, f"{m}/Branch_1", "Conv2d_0a_1x1", "Conv2d_0b_1x7", "Conv2d_0c_7x1")
+    x = torch.cat(
+        [
+            conv(left, f"{m}/Branch_0/Conv2d_1a_3x3", 2, "VALID"),
+            conv(right, f"{m}/Branch_1/Conv2d_1a_3x3", 2, "VALID"),
+            F.max_pool2d(x, 3, 2),
+        ],
+        1,
+    )
+    for m, tall in (("Mixed_7b", "Conv2d_0b_3x1"), ("Mixed_7c", "Conv2d_0c_3x1")):
+        one = conv(x, f"{m}/Branch_1/Conv2d_0a_1x1")
+        two = chain(x, f"{m}/Branch_2", "Conv2d_0a_1x1", "Conv2d_0b_3x3")
+        x = torch.cat(
+            [
+                conv(x, f"{m}/Branch_0/Conv2d_0a_1x1"),
+                conv(one, f"{m}/Branch_1/Conv2d_0b_1x3"),
+                conv(one, f"{m}/Branch_1/{tall}"),
+                conv(two, f"{m}/Branch_2/Conv2d_0c_1x3"),
+                conv(two, f"{m}/Branch_2/Conv2d_0d_3x1"),
+                pooled(x, f"{m}/Branch_3", "Conv2d_0b_1x1"),
+            ],
+            1,
+        )
+    x = F.avg_pool2d(x, 8)
+    return F.conv2d(x, weights["Logits/weights"], weights["Logits/bias"]).flatten(1)
+
+
+def test_ens3_computes_what_the_tensorflow_graph_does() -> None:
+    """Weights under Slim's names give the same logits through the transcription and through the loaded network."""
+    names, shapes = slim_v3(), _target("inception_v3")
+    ordered = [key for key, shape in shapes.items() if key.endswith(".weight") and len(shape) == 4]
+    by_place = sorted(names, key=lambda n: _place(f"InceptionV3/InceptionV3/{n}/Conv2D"))
+    draw = torch.Generator().manual_seed(0)
+    own, file = {}, {}
+    for name, key in zip(by_place, ordered, strict=True):
+        shape = shapes[key]
+        base = f"InceptionV3/InceptionV3/{name}"
+        kernel = torch.randn(shape, generator=draw) * (2 / (shape[1] * shape[2] * shape[3])) ** 0.5
+        parts = {
+            "mean": torch.randn(shape[0], generator=draw) * 0.1,
+            "var": 1 + torch.rand(shape[0], generator=draw),
+            "beta": torch.randn(shape[0], generator=draw) * 0.1,
+        }
+        own |= {f"{name}/weights": kernel, **{f"{name}/{part}": value for part, value in parts.items()}}
+        file[f"{base}/Conv2D/weights"] = kernel
+        norm = f"{base}/BatchNorm/FusedBatchNorm"
+        file |= {f"{norm}/bias": parts["beta"], f"{norm}/mean": parts["mean"], f"{norm}/var": parts["var"]}
+    own["Logits/weights"] = file["InceptionV3/Logits/Conv2d_1c_1x1/Conv2D/weights"] = torch.randn(
+        1001, 2048, 1, 1, generator=draw
+    )
+    own["Logits/bias"] = file["InceptionV3/Logits/Conv2d_1c_1x1/Conv2D/bias"] = torch.randn(1001, generator=draw)
+    entry = load_registry()["ens3-inception-v3"]
+    state = convert(file, "inception_v3")
+    net = create(entry)
+    net.load_state_dict(state, strict=True)
+    plain = create(entry.model_copy(update={"arch": "timm:inception_v3"}))
+    plain.load_state_dict(state, strict=True)
+    x = torch.randn(1, 3, 299, 299, generator=draw)
+    with torch.no_grad():
+        expected = slim_forward(own, x)
+        found, other = net.eval()(x), plain.eval()(x)
+    spread = (expected - expected.mean()).norm()
+    assert (found - expected).norm() < 1e-4 * spread
+    assert (other - expected).norm() > 0.01 * spread, "averages over padding are another network"

@@ -2,6 +2,7 @@ import math
 
 import pytest
 import torch
+from torch.overrides import TorchFunctionMode
 
 from zoo.errors import UserError
 from zoo.quant import functional as F
@@ -226,3 +227,33 @@ def test_learned_scale_below_the_floor_cannot_flip_the_sign():
 @pytest.mark.parametrize("bits", [2, 3])
 def test_nan_does_not_crash_the_table(bits):
     F.apot_activation(T([float("nan"), float("inf"), 1.0]), T(1.0), bits)
+
+
+class ReciprocalDivision(TorchFunctionMode):
+    """Divides by a float as CUDA's kernels do: by multiplying with its reciprocal."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if function.__name__ == "div" and isinstance(args[1], float):
+            return args[0].mul(torch.tensor(1 / args[1], dtype=args[0].dtype))
+        return function(*args, **(kwargs or {}))
+
+
+def codes(device="cpu"):
+    grid, scale = F.uniform_grid(8, signed=True), torch.tensor(0.0234567)
+    near = ((torch.arange(-120, 120) + 0.5) * scale)[:, None]  # halfway between codes, where a last bit decides
+    x = (near * (1 + torch.arange(-4, 5) * 2**-23)).flatten().to(device)
+    scale = scale.to(device)
+    constants, options = F.frozen_constants(grid, scale)
+    return F.quantize_ste(x, scale, grid, options, constants), F.quantize_ste(x, scale, grid)
+
+
+def test_frozen_and_unfrozen_agree_where_division_by_a_float_is_no_division():
+    with ReciprocalDivision():
+        frozen, plain = codes()
+    assert torch.equal(frozen, plain)
+
+
+@pytest.mark.gpu
+def test_frozen_and_unfrozen_agree_on_a_gpu():
+    frozen, plain = codes("cuda")
+    assert torch.equal(frozen, plain)

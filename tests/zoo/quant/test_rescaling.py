@@ -23,7 +23,10 @@ def _normed(seed: int = 0) -> torch.nn.Module:
         return net.eval()
 
 
-@pytest.mark.parametrize(("method", "bits"), [("apot", 2), ("pact", 2), ("pact", 4)])
+METHODS = ["apot-2", "pact-2", "pact-4", "uniform-4", "uniform-8", "dorefa-2", "qdrop-4", "qdrop-8"]
+
+
+@pytest.mark.parametrize(("method", "bits"), [(m.split("-")[0], int(m.split("-")[1])) for m in METHODS])
 def test_thresholds_stay_when_calibrated_again_after_new_statistics(method: str, bits: int):
     net = quant.quantize(_normed(), spec(method, bits, bits))
     x = images(64)
@@ -40,4 +43,5 @@ def test_thresholds_stay_when_calibrated_again_after_new_statistics(method: str,
     quant.calibrate(net, x)
     for name, quantizer in activation_quantizers(net).items():
         assert before[name] == pytest.approx(float(quantizer.scale()), rel=0.05), name
-        assert before[name] == pytest.approx(ideal[name], rel=0.05), name
+        if method in ("apot", "pact", "uniform"):  # DoReFa's is 1 by definition, QDrop minimises another power of the error
+            assert before[name] == pytest.approx(ideal[name], rel=0.05), name

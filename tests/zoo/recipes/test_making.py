@@ -101,3 +101,22 @@ def test_another_recipe_start_or_file_is_built_anew(trained: list[str], tmp_path
     assert find(ENTRIES["fp"]) is None
     [mended] = build("fp")
     assert not mended.kept and mended.sha256 == first.sha256 and find(ENTRIES["fp"]) == first.path
+
+
+def test_two_builds_of_one_model_train_once(trained: list[str], caplog: pytest.LogCaptureFixture) -> None:
+    """The second waits for the first, which would otherwise write the same checkpoint and file, and keeps what it made."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(2) as pool:
+        [first], [second] = pool.map(build, ["fp", "fp"])
+    assert trained == ["run"] and sorted([first.kept, second.kept]) == [False, True]
+    assert first.sha256 == second.sha256
+    assert "another process builds it" in caplog.text
+
+
+def test_other_processes_of_one_launch_need_no_lock(trained: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    from zoo.hub.store import building
+
+    with building("fp"):
+        monkeypatch.setenv("RANK", "1")
+        assert [r.kept for r in build("fp")] == [False]

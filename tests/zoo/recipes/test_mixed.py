@@ -13,6 +13,9 @@ from zoo.archs.mixed import Empir, RandomPrecision
 from zoo.errors import UserError
 from zoo.quant import latent_weight, reestimate_batchnorm
 from zoo.quant.convert import layers
+from zoo.recipes.adversarial import Adversary
+from zoo.recipes.plan import AdversarialOptions
+from zoo.recipes.seeds import stream
 from zoo.registry.entry import ModelEntry
 
 
@@ -93,6 +96,31 @@ def test_a_drawn_precision_depends_on_image_seed_and_repeat_alone() -> None:
     assert int((other != drawn).sum()) > 10
     net.repeat, net.seed = 0, 1
     assert not torch.equal(net.draw(x), drawn)
+    net.repeat = 40  # its product with the hash's constant is more than 64 bits hold
+    assert int((net.draw(x) != drawn).sum()) > 10
+
+
+def test_each_step_draws_the_precision_that_learns_and_that_is_attacked() -> None:
+    net = random_net()
+    drawn = []
+    for step in range(30):
+        net.begin_step(step, stream(0, "member", step))
+        drawn.append(net.active)
+    assert set(drawn) == {0, 1, 2}
+    called: list[int] = []
+    for index, member in enumerate(net.networks()):
+        member.register_forward_hook(lambda *_, index=index: called.append(index))
+    x, y = torch.rand(6, 1, 16, 16), torch.arange(6)
+    options = AdversarialOptions(eps_levels=8, step_levels=2, attack_steps=3)
+    adversary = Adversary(net.train(), options, 0)
+    for active in (2, 0):
+        net.active = active
+        adversary.perturbed(net, x, y, None)
+        assert called == [active] * 3, "the precision that the step trains, in each of its three steps"
+        called.clear()
+    assert not net.alone and net.training
+    net.eval()(x)
+    assert len(set(called)) > 1, "afterwards a prediction draws for each image"
 
 
 def test_bad_arguments_are_user_errors() -> None:
@@ -100,7 +128,9 @@ def test_bad_arguments_are_user_errors() -> None:
         archs.create("empir", 10, base="resnet8-16px", bits=(4, 4))
     with pytest.raises(UserError, match="'logits' or 'vote'"):
         archs.create("empir", 10, base="resnet8-16px", combine="max")
-    with pytest.raises(UserError, match="repeats: must be at least 1"):
+    with pytest.raises(UserError, match="repeats: must lie in 1 to 1000, is 4000"):
+        archs.create("random-precision", 10, base="resnet8-16px", repeats=4000)
+    with pytest.raises(UserError, match="repeats: must lie in 1 to 1000"):
         archs.create("random-precision", 10, base="resnet8-16px", repeats=0)
     with pytest.raises(UserError, match="unknown architecture"):
         archs.create("empir", 10, base="resnet9")

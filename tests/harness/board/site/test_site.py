@@ -179,16 +179,34 @@ def test_the_sources_describe_the_attacks_as_the_package_does() -> None:
         assert set(said.aliases) == {alias for alias, of in ALIASES.items() if of == name}
 
 
-def test_the_site_of_the_committed_boards_is_built_without_torch(tmp_path: Path) -> None:
+@pytest.mark.parametrize("chosen", ["imagenet-edge", pytest.param("*", marks=pytest.mark.slow)])
+def test_the_site_of_the_committed_boards_is_built_without_torch(tmp_path: Path, chosen: str) -> None:
+    (tmp_path / "boards").mkdir()
+    for folder in (ROOT / "leaderboards").glob(chosen):
+        (tmp_path / "boards" / folder.name).symlink_to(folder)
     code = (
         "import sys; from pathlib import Path; from harness.board.site import build; "
-        f"b = build(Path({str(tmp_path / 'site')!r}), Path('leaderboards')); "
+        f"b = build(Path({str(tmp_path / 'site')!r}), Path({str(tmp_path / 'boards')!r})); "
         "assert not b.skipped, b.skipped; sys.exit('torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    boards = {p.parent.relative_to(ROOT / "leaderboards") for p in (ROOT / "leaderboards").glob("*/v*/suite.yaml")}
+    boards = {p.parent.relative_to(ROOT / "leaderboards") for p in (ROOT / "leaderboards").glob(f"{chosen}/v*/suite.yaml")}
+    assert boards
     assert {p.parent.relative_to(tmp_path / "site/boards") for p in (tmp_path / "site/boards").glob("*/v*/index.html")} == boards
+
+
+def test_several_processes_write_the_same_bytes(tmp_path: Path) -> None:
+    made = world()
+    for name in ("v1", "v1-limit30"):
+        fill(tmp_path / "boards" / "made-up" / name, pinned(), made, rows(made)[:2])
+    alone = build(tmp_path / "alone", tmp_path / "boards")
+    together = build(tmp_path / "together", tmp_path / "boards", workers=2)
+    assert alone.pages == together.pages and together.boards == 2
+    files = sorted(p.relative_to(tmp_path / "alone") for p in (tmp_path / "alone").rglob("*") if p.is_file())
+    assert files == sorted(p.relative_to(tmp_path / "together") for p in (tmp_path / "together").rglob("*") if p.is_file())
+    for name in files:
+        assert (tmp_path / "alone" / name).read_bytes() == (tmp_path / "together" / name).read_bytes(), name
 
 
 def test_a_board_with_a_deployed_target_shows_gaps_and_flips_and_others_do_not(tmp_path: Path) -> None:
