@@ -70,7 +70,7 @@ def alignment(tables: Tables) -> Figure:
             for row in chosen if kind == "substitute" else ():  # the numbers of the left panel
                 space.text(row["x"], row["y"], row["z"], f" {1 + names.index(row['model'])}", fontsize=8)
         space.set_title(f"1 − cosine, by metric MDS (stress {places[0]['stress']:.2f})")
-        space.legend(loc="lower left")
+        space.legend(loc="upper center", bbox_to_anchor=(0.5, -0.06), ncols=2)
     return figure
 
 

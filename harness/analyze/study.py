@@ -32,7 +32,9 @@ BATCH = 50
 
 Row = dict[str, Any]
 
-_OWN = tuple(f"{__package__}.{path.stem}" for path in sorted(Path(__file__).parent.glob("*.py")))
+_SHOWING = ("pictures", "report")
+"""Modules that show what was found, and so decide nothing that is remembered."""
+_OWN = tuple(f"{__package__}.{path.stem}" for path in sorted(Path(__file__).parent.glob("*.py")) if path.stem not in _SHOWING)
 
 
 @dataclass(frozen=True)

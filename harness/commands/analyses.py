@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from harness.commands.common import device_option, out_option, suite_option
+from harness.commands.common import data_option, device_option, out_option, suite_option
 from zoo.commands.terminal import open_registry
 from zoo.errors import UserError
 
@@ -21,6 +21,7 @@ COMMON = [
     click.option("--images", type=click.IntRange(min=2), default=200, show_default=True, help="The first N images of the suite."),
     click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of attacks and embeddings."),
     click.option("--again", is_flag=True, help="Compute anew what is remembered."),
+    data_option,
     device_option,
     out_option,
 ]

@@ -147,6 +147,7 @@ def plot_command(
 @click.option("--attack", "attacks", multiple=True, help="Only this attack; repeatable.")
 @click.option("--substitute", "substitutes", multiple=True, help="Only this substitute; repeatable.")
 @click.option("--images", type=click.IntRange(1, 100), default=12, show_default=True, help="How many images a strip shows.")
+@data_option
 @device_option
 @out_option
 @click.pass_obj
@@ -167,8 +168,9 @@ def samples_command(
     They come from the cache, or are crafted again; only images with the digest that a row names are kept.
 
     \b
-    Example:
+    Examples:
       harness samples --suite digits-qnn
+      harness samples --suite cifar10-bitwidth --substitute cifar10-nin --data parquet:PATH
     """
     from harness.records.pinned import board_folder
     from harness.runs.executors.local import single_thread

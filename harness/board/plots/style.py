@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7
 """Okabe and Ito's palette without black, its yellow darkened; apart under every common colour blindness and on either ground."""
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)), (0, (3, 1, 1, 1, 1, 1)), (0, (8, 3)))
+SCALE = 1.25
+"""How much larger than in print a picture is on a page, so that its smallest words are read."""
 INK = "#1A2B3C"
 """Colour of text and axes; the site replaces it by the colour of its text, so that a picture follows the theme."""
 
@@ -161,6 +164,8 @@ def inline_svg(figure: Figure, label: str) -> str:
         figure.savefig(buffer, format="svg", metadata={"Date": None}, transparent=True)
     text = buffer.getvalue()
     text = text[text.index("<svg") :].replace(INK, "currentColor").replace(INK.lower(), "currentColor")
+    for side, inches in zip(("width", "height"), figure.get_size_inches(), strict=True):
+        text = re.sub(rf' {side}="[\d.]+pt"', f' {side}="{SCALE * 72 * inches:.6g}pt"', text, count=1)
     return text.replace("<svg ", f'<svg role="img" aria-label="{escape(label, quote=True)}" ', 1)
 
 

@@ -119,7 +119,10 @@ def _figures(view: View) -> list[dict[str, str]]:
     from markupsafe import Markup
 
     made = []
+    costs = {line.gradients for line in view.lines} - {None}
     for kind, words in FIGURES.items():
+        if kind == "cost" and len(costs) < 2:
+            continue  # where all rows cost the same, there is no front to see
         try:
             with open_style(view.pinned.digest + view.version + kind):
                 figure = PLOTS[kind](view.board, Choice(most=40))

@@ -145,6 +145,9 @@ def _attacks(writer: Writer, views: Sequence[View]) -> None:
             found[line.attack].append((view, line))
     names = list(dict.fromkeys([*attacks(), *found]))
     for name in names:
-        content = {"name": name, "described": attacks().get(name), "lines": found[name]}
+        made: dict[str, dict[str, None]] = defaultdict(dict)
+        for view, line in found[name]:
+            made[line.composition][f"{view.board.suite.name} {view.version}"] = None
+        content = {"name": name, "described": attacks().get(name), "lines": found[name], "compositions": made}
         writer.page("attack.html", f"attacks/{name}.html", **content)
     writer.page("attacks.html", "attacks/index.html", names=names, described=attacks(), found=found)

@@ -113,6 +113,7 @@ function board(table) {
         cell.textContent = "";
         if (group) {
           const button = make("button", "", group);
+          button.title = group;
           button.type = "button";
           button.setAttribute("aria-pressed", "false");
           cell.append(button);
