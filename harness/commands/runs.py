@@ -41,6 +41,7 @@ def run_command(overlays: tuple[Path, ...], /, out: Path, as_json: bool, dry_run
       harness run --suite digits-qnn
       harness run --suite digits-qnn --attack mim --substitute digits-resnet14-2bit-qaa
       harness run --suite digits-qnn --limit 50 --out /tmp/boards
+      harness run --suite digits-qnn --attack mim,di --set decay=0.5 --limit 50 --out /tmp/boards
       harness run --suite leaderboards/digits-qnn/v1/suite.yaml
     """
     request = _request(overlays, asked)
@@ -54,7 +55,10 @@ def _request(overlays: tuple[Path, ...], asked: dict[str, Any]) -> Request:
     from harness.runs.unfinished import Request
 
     open_registry(overlays)
+    from harness.runs.asked import changed
+
     asked["suite"] = asked.pop("suite_name")
+    asked["attacks"] = changed(asked["attacks"], asked.pop("changes"))
     return Request(overlays=tuple(str(p) for p in overlays), **asked)
 
 

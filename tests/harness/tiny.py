@@ -78,7 +78,7 @@ def write_weights(path: Path, arch: str, spec: Mapping[str, Any] | None) -> dict
 
 
 def run(suite: Suite, out: Path, selection: Selection | None = None, **asked: Any) -> Report:
-    """Run a suite as a test asks for it."""
+    """Run a suite as a test asks for it, in this process unless it asks for workers."""
     part, notify = selection or Selection(), asked.pop("notify", None)
     overlays = tuple(str(path) for path in asked.pop("overlays", ()))
     request = Request(
@@ -88,6 +88,6 @@ def run(suite: Suite, out: Path, selection: Selection | None = None, **asked: An
         targets=part.targets,
         seeds=part.seeds,
         overlays=overlays,
-        **asked,
+        **{"workers": 1, **asked},
     )
     return runner.run(suite, request, out, notify)

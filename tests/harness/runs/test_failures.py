@@ -42,7 +42,7 @@ def changed(tmp_path: Path, listed: str, by: str) -> tuple[Suite, Path]:
     return make(tmp_path, SUITE.replace(listed, by))
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_an_attack_that_does_not_suit_a_substitute_costs_that_row_only(tmp_path: Path, workers: int) -> None:
     suite, registry = changed(tmp_path, "substitutes: [tiny-resnet,", "substitutes: [tiny-vgg, tiny-resnet,")
     part = Selection(attacks=("sgm", "mim"), substitutes=("tiny-vgg", "tiny-resnet"))
