@@ -164,7 +164,7 @@ def status(suite: Suite, folder: Path) -> list[dict[str, Any]]:
 def others(suite: Suite, folder: Path) -> list[tuple[str, int, str]]:
     """Return the suite's other folders of the version, the rows in each, and the option of `harness status` that shows it."""
     found = []
-    for path in sorted(folder.parent.glob(f"v{suite.version}-*")) + [folder.parent / f"v{suite.version}"]:
+    for path in (*sorted(folder.parent.glob(f"v{suite.version}-*")), folder.parent / f"v{suite.version}"):
         count = sum(1 for _ in (path / "rows").glob("*.json"))
         if path != folder and count:
             limit = path.name.partition("-limit")[2]
