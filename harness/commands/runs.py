@@ -41,6 +41,7 @@ def run_command(overlays: tuple[Path, ...], /, out: Path, as_json: bool, dry_run
       harness run --suite digits-qnn
       harness run --suite digits-qnn --attack mim --substitute digits-resnet14-2bit-qaa
       harness run --suite digits-qnn --limit 50 --out /tmp/boards
+      harness run --suite digits-qnn --attack mim,di --set decay=0.5 --limit 50 --out /tmp/boards
       harness run --suite leaderboards/digits-qnn/v1/suite.yaml
     """
     request = _request(overlays, asked)
@@ -54,7 +55,10 @@ def _request(overlays: tuple[Path, ...], asked: dict[str, Any]) -> Request:
     from harness.runs.unfinished import Request
 
     open_registry(overlays)
+    from harness.runs.asked import changed
+
     asked["suite"] = asked.pop("suite_name")
+    asked["attacks"] = changed(asked["attacks"], asked.pop("changes"))
     return Request(overlays=tuple(str(p) for p in overlays), **asked)
 
 
@@ -144,25 +148,32 @@ def _duration(seconds: float) -> str:
 
 @click.command("status")
 @suite_option
+@click.option("--limit", type=click.IntRange(min=1), help="Of a trial on the first N images.")
 @out_option
 @json_option
-def status_command(suite_name: str, out: Path, as_json: bool) -> None:
+def status_command(suite_name: str, limit: int | None, out: Path, as_json: bool) -> None:
     """Say which rows of a suite are there, and whether a run of it stopped half-way.
 
     \b
-    Example:
+    Examples:
       harness status --suite digits-qnn
+      harness status --suite digits-qnn --limit 50
     """
-    from harness.runs.plan import status
+    from harness.runs.plan import others, status
+    from harness.runs.runner import suite_folder
     from harness.runs.unfinished import unfinished
     from harness.suites.suite import load
 
     suite = load(suite_name)
-    folder = out / suite.name / f"v{suite.version}"
+    folder = suite_folder(out, suite, limit)
     rows = status(suite, folder)
     emit(rows, as_json, {"name": "row", "state": "state", "reason": "reason"})
-    if not as_json and unfinished(folder) is not None:
+    if as_json:
+        return
+    if unfinished(folder) is not None:
         click.echo(f"a run stopped here; go on with: harness resume --suite {suite.name}", err=True)
+    for name, count, asked in others(suite, folder):
+        click.echo(f"beside it, {name} has {count} rows{f': {asked}' if asked else ''}", err=True)
 
 
 @click.command("reproduce")
@@ -194,4 +205,22 @@ def reproduce_command(overlays: tuple[Path, ...], /, row: Path, device: str, as_
         raise click.exceptions.Exit(1)
 
 
-COMMANDS = (run_command, resume_command, plan_command, status_command, reproduce_command)
+@click.command("withdraw")
+@click.argument("rows", nargs=-1, required=True, type=click.Path(path_type=Path))
+def withdraw_command(rows: tuple[Path, ...]) -> None:
+    """Take ROWS off a board of your own: rows that were made, or that could not be made and are listed as missing.
+
+    A row is named by its file. The chain of the board keeps an entry for each row that was made; the next run that asks for it
+    makes it again. Rows of submissions go by harness submit withdraw.
+
+    \b
+    Example:
+      harness withdraw /tmp/boards/digits-qnn/v2-limit50/rows/digits-vgg--di--s0.json
+    """
+    from harness.runs.withdrawal import withdraw
+
+    for row in rows:
+        click.echo(withdraw(row))
+
+
+COMMANDS = (run_command, resume_command, plan_command, status_command, reproduce_command, withdraw_command)

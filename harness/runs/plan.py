@@ -159,3 +159,15 @@ def status(suite: Suite, folder: Path) -> list[dict[str, Any]]:
             state = "missing" if reason else "to do"
         rows.append({"name": f"{job.substitute}--{job.attack}--s{job.seed}", "state": state, "reason": reason})
     return rows
+
+
+def others(suite: Suite, folder: Path) -> list[tuple[str, int, str]]:
+    """Return the suite's other folders of the version, the rows in each, and the option of `harness status` that shows it."""
+    found = []
+    for path in (*sorted(folder.parent.glob(f"v{suite.version}-*")), folder.parent / f"v{suite.version}"):
+        count = sum(1 for _ in (path / "rows").glob("*.json"))
+        if path != folder and count:
+            limit = path.name.partition("-limit")[2]
+            asked = f"--limit {limit}" if limit.isdigit() else ""
+            found.append((path.name, count, asked))
+    return found
