@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from zoo.data import load as load_data
+from zoo.data import training
 from zoo.devices import check_device
 from zoo.errors import UserError
 from zoo.hub.store import ENVIRONMENT, building, cache_root, checkpoint_for, place_for, ready, verified
@@ -100,7 +101,7 @@ def make(
                 report = recipes.build(
                     entry,
                     resolve=resolve,
-                    data_train=load_data(data or entry.data, "train"),
+                    data_train=training(data or entry.data),
                     data_test=load_data(data or entry.data, "test"),
                     out=path,
                     checkpoint=checkpoint_for(entry.name),
