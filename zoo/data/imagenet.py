@@ -128,7 +128,10 @@ def _items(split: str) -> tuple[str, Callable[[], Iterator[Item]]]:
         listing = [(str(p.relative_to(folder)), p.stat().st_size) for p in sorted(folder.rglob("*")) if p.is_file()]
         return json.dumps(listing), lambda: from_folder(folder)
     if split == "train":
-        raise UserError(f"ImageNet's training images are read from a folder: set {ENVIRONMENT} to that which holds train and val")
+        raise UserError(
+            f"ImageNet's training images are read from a folder: set {ENVIRONMENT} to that which holds train and val "
+            "(docs/setting-up.md)"
+        )
     from zoo.data import hub
 
     return hub.SETS["imagenet"].revision, lambda: hub.items("imagenet", "test")
