@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from harness.suites.suite import Suite
     from zoo.kernels import Precision
 
+Asked = str | Mapping[str, Any] | Callable[..., object]
+"""An attack as a caller of `run` may give it."""
+
 
 def load_suite(name: str | Path) -> Suite:
     """Return a suite by its name, or from a YAML file: one of your own, or the suite.yaml of a leaderboard folder.
@@ -51,7 +54,7 @@ def load_board(suite: str | Path, *, version: int | None = None, out: str | Path
 def run(
     suite: str | Path | Suite,
     *,
-    attacks: Sequence[str] = (),
+    attacks: Sequence[Asked] | Mapping[str, Asked] = (),
     substitutes: Sequence[str] = (),
     targets: Sequence[str] = (),
     seeds: Sequence[int] = (),
@@ -76,7 +79,10 @@ def run(
 
     Args:
         suite: name of a suite, its file, or a suite in memory.
-        attacks: only these attacks; () is all of the suite, and so for substitutes, targets and seeds.
+        attacks: only these attacks; () is all of the suite, and so for substitutes, targets and seeds. Beside names, and files
+            as path/to/attack.py:MyAttack, there may be mappings of parts with a name, attacks such as
+            get("mim").but(decay=0.5), and classes, instances and functions that a file of yours defines. A mapping of names to
+            such attacks names them.
         substitutes: only these substitutes.
         targets: only these targets.
         seeds: these seeds instead of the suite's.
@@ -99,12 +105,13 @@ def run(
     Raises:
         UserError: unknown names, an unusable device or folder, or nothing could run at all.
     """
+    from harness.runs.asked import written
     from harness.runs.unfinished import Request
 
     chosen, source = (load_suite(suite), str(suite)) if isinstance(suite, str | Path) else (suite, "")
     request = Request(
         suite=source,
-        attacks=tuple(attacks),
+        attacks=written(attacks),
         substitutes=tuple(substitutes),
         targets=tuple(targets),
         seeds=tuple(seeds),

@@ -59,6 +59,15 @@ class _Network(nn.Module):
         return model(x)
 
 
+UNFIT = {
+    "MultiAttack": "is handed attacks that are made already; list them as attacks of the suite instead",
+    "LGV": "trains the substitute on a loader of images; give the suite a substitute that a recipe of kind lgv makes",
+}
+"""Classes of torchattacks that are no attack on a finished network, and why."""
+COLOUR_ONLY = ("TIFGSM", "PIFGSM", "PIFGSMPP")
+"""Classes whose kernels have three channels."""
+
+
 @dataclass(frozen=True)
 class TorchAttack:
     """`torchattacks.NAME(model, **options)`, with eps, steps and the step size eps / steps where it takes them.
@@ -76,6 +85,8 @@ class TorchAttack:
         known = [n for n, each in vars(_package()).items() if isinstance(each, type) and hasattr(each, "forward")]
         if self.name not in known:
             raise UserError(f"torchattacks has no attack {self.name!r}{did_you_mean(self.name, known)}")
+        if self.name in UNFIT:
+            raise UserError(f"torchattacks:{self.name} cannot run here: it {UNFIT[self.name]}")
 
     @property
     def source(self) -> str:
@@ -86,6 +97,9 @@ class TorchAttack:
         self, model: Model, x: Tensor, y: Tensor, *, eps: float, steps: int, rng: Rng, target: Tensor | None = None
     ) -> Tensor:
         """Return the adversarial images, one at a time."""
+        if self.name in COLOUR_ONLY and x.shape[1] != 3:
+            channels = x.shape[1]
+            raise UserError(f"torchattacks:{self.name} is written for images of three channels; these have {channels}")
         images = []
         for n, seed in enumerate(rng.seeds):
             model.begin_batch()

@@ -64,6 +64,37 @@ def compose(spec: Mapping[str, object], resolve: Resolve) -> Attack:
     return dataclasses.replace(base, **changes)
 
 
+def decompose(attack: Attack) -> dict[str, Any]:
+    """Return the mapping that composes an attack, all of its parts and settings stated, as plain data.
+
+    Raises:
+        UserError: one of its parts is not registered, so that no mapping names it.
+    """
+    made: dict[str, Any] = {}
+    for each in dataclasses.fields(attack):
+        value = getattr(attack, each.name)
+        if each.name in _LISTS:
+            made[each.name] = [_named(each.name, part) for part in value]
+        elif each.name in PARTS:
+            made[each.name] = None if value is None else _named(each.name, value)
+        elif each.name not in (*_LABELS, "category", "origin"):
+            made[each.name] = _plain(value)
+    return made
+
+
+def _named(slot: str, part: Any) -> dict[str, Any]:
+    found = [name for name, kind in PARTS[slot].items() if kind is type(part)]  # type: ignore[index]
+    if not found:
+        raise UserError(f"{slot}: {part!r} is no registered part; register its class by @part, or give the attack as a file")
+    return {found[0]: {f.name: _plain(getattr(part, f.name)) for f in dataclasses.fields(part) if f.init}}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Attack):
+        return decompose(value)
+    return [_plain(each) for each in value] if isinstance(value, tuple) else value
+
+
 def _part(where: str, known: dict[str, type], value: object, resolve: Resolve) -> object:
     """Return the part that `value` names: its id, or a mapping of its id to its settings."""
     if isinstance(value, str):

@@ -44,14 +44,30 @@ data_option = click.option(
 )
 
 
+def _several(option: str, name: str, words: str) -> Any:
+    """Return an option that may be given more than once, each time with one name or several between commas."""
+
+    def split(_ctx: click.Context, _param: click.Parameter, given: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(part for value in given for part in map(str.strip, value.split(",")) if part)
+
+    return click.option(option, name, multiple=True, callback=split, help=words)
+
+
 def selecting(command: Any) -> Any:
     """Add the options that choose a part of a suite and where it runs."""
     for option in reversed(
         [
             suite_option,
-            click.option("--attack", "attacks", multiple=True, help="Only this attack (harness attacks); repeatable."),
-            click.option("--substitute", "substitutes", multiple=True, help="Only this substitute of the suite; repeatable."),
-            click.option("--target", "targets", multiple=True, help="Only this target of the suite; repeatable."),
+            _several("--attack", "attacks", "Only this attack (harness attacks); repeatable, or several with commas."),
+            click.option(
+                "--set",
+                "changes",
+                multiple=True,
+                metavar="KEY=VALUE",
+                help="Change a part or setting of the attacks that --attack names, such as decay=0.5 or loss.fia.keep=0.9.",
+            ),
+            _several("--substitute", "substitutes", "Only this substitute of the suite; likewise."),
+            _several("--target", "targets", "Only this target of the suite; likewise."),
             click.option("--seed", "seeds", multiple=True, type=click.IntRange(min=0), help="Seeds instead of the suite's."),
             click.option("--limit", type=click.IntRange(min=1), help="Only the first N images; goes to a folder of its own."),
             click.option("--full", is_flag=True, help="All images of the data set; goes to a folder of its own."),

@@ -9,20 +9,23 @@ from typing import Any
 import click
 
 from harness.commands.common import out_option
-from zoo.commands.terminal import emit, json_option
+from zoo.commands.terminal import emit, json_option, open_registry
 
 
 @click.command("list")
 @json_option
-def list_command(as_json: bool) -> None:
-    """List the suites that ship with the package.
+@click.pass_obj
+def list_command(overlays: tuple[Path, ...], /, as_json: bool) -> None:
+    """List the suites that ship with the package, and how many of their models are here, can be pulled, or must be built.
 
     \b
     Example:
       harness list --json
     """
     from harness.suites.suite import load, names
+    from zoo.hub.pulling import whereabouts
 
+    registry = open_registry(overlays)
     rows: list[dict[str, Any]] = []
     for name in names():
         suite = load(name)
@@ -36,10 +39,12 @@ def list_command(as_json: bool) -> None:
                 "attacks": suite.attack_names,
                 "substitutes": len(suite.substitutes),
                 "targets": len(suite.target_names),
+                **{where: len(models) for where, models in whereabouts(suite.model_names, registry).items()},
             }
         )
     headers = {"name": "name", "version": "version", "title": "title", "data": "data", "budget": "eps"}
-    emit(rows, as_json, {**headers, "substitutes": "substitutes", "targets": "targets"})
+    models = {"here": "here", "pull": "to pull", "build": "to build", "missing": "missing"}
+    emit(rows, as_json, {**headers, "substitutes": "substitutes", "targets": "targets", **models})
 
 
 @click.command("attacks")

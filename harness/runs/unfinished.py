@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -21,7 +21,8 @@ class Request(Record):
 
     suite: str
     """Name of a suite that ships with the package, or the path of its file; "" is the record in the folder of the run."""
-    attacks: tuple[str, ...] = ()
+    attacks: tuple[str | dict[str, Any], ...] = ()
+    """Names, or mappings of parts."""
     substitutes: tuple[str, ...] = ()
     targets: tuple[str, ...] = ()
     seeds: tuple[int, ...] = ()

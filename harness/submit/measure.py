@@ -62,7 +62,7 @@ class Judge:
 
     def predict(self, images: Tensor) -> dict[str, np.ndarray]:
         """Return what each target predicts on uint8 images (N, C, H, W)."""
-        tasks = [(target, self.workspace.identity(target)) for target in self.targets]
+        tasks = [(target, self.workspace.score_key(target)) for target in self.targets]
         found: dict[str, np.ndarray] = {}
         for (target, _), result in self.executor.run(partial(predictions, self.workspace.context, None, images.numpy()), tasks):
             if isinstance(result, UserError):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from harness.suites.suite import AttackItem, Suite
 from zoo.errors import UserError, did_you_mean
@@ -23,7 +25,8 @@ class Job:
 class Selection:
     """Which part of a suite to run; empty means all of it."""
 
-    attacks: tuple[str, ...] = ()
+    attacks: tuple[str | Mapping[str, Any], ...] = ()
+    """Names, or mappings with a name of their own that say how an attack is composed."""
     substitutes: tuple[str, ...] = ()
     targets: tuple[str, ...] = ()
     seeds: tuple[int, ...] = ()
@@ -39,7 +42,7 @@ class Selection:
                 near = did_you_mean(name, suite.target_names)
                 raise UserError(f"suite {suite.name} has no target {name!r}{near}")
         substitutes = [suite.substitute(n).name for n in self.substitutes] or [s.name for s in suite.substitutes]
-        attacks = list(self.attacks) or suite.attack_names
+        attacks = [a if isinstance(a, str) else str(a["name"]) for a in self.attacks] or suite.attack_names
         seeds = self.seeds or suite.seeds
         if min(seeds) < 0:
             raise UserError(f"seeds are whole numbers from 0 up, not {min(seeds)}")
@@ -49,7 +52,7 @@ class Selection:
         """Give every attack the one name and place that it has wherever the suite is run.
 
         An alias becomes the name of its attack, a path an absolute one. Attacks named by where they come from
-        (file.py:Class, torchattacks:CLASS) get an id and join the suite.
+        (file.py:Class, torchattacks:CLASS) get an id and join the suite, and so do composed ones.
 
         Raises:
             UserError: the id is another attack's.
@@ -57,6 +60,11 @@ class Selection:
         suite = _settled(suite)
         chosen: list[str] = []
         for given in self.attacks:
+            if not isinstance(given, str):
+                item = {**given, "use": _anchored(given["use"])} if isinstance(given.get("use"), str) else dict(given)
+                suite = _joined(suite, item)
+                chosen.append(item["name"])
+                continue
             spec = given if given in suite.attack_names else _canonical(_anchored(given))
             name = attack_id(spec) if ":" in spec else spec
             composed = {"name": name, "use": spec}
@@ -66,6 +74,18 @@ class Selection:
                 suite = suite.model_copy(update={"attacks": (*suite.attacks, composed)})
             chosen.append(name)
         return replace(self, attacks=tuple(dict.fromkeys(chosen))), suite
+
+
+def _joined(suite: Suite, item: dict[str, Any]) -> Suite:
+    """Return the suite with a composed attack, which keeps the name that it has there."""
+    name = item.get("name")
+    if not isinstance(name, str):
+        raise UserError(f"an attack composed of parts needs a name of its own, such as {{name: my-attack, ...}}, not {item}")
+    if item in suite.attacks:
+        return suite
+    if name in suite.attack_names:
+        raise UserError(f"suite {suite.name} has another attack of the name {name!r}; give yours another name")
+    return Suite.model_validate({**suite.model_dump(), "attacks": (*suite.attacks, item)})
 
 
 def _settled(suite: Suite) -> Suite:

@@ -168,3 +168,40 @@ def test_adapter_misuse(spec: Any, words: str) -> None:
     x, y = images(1, torch.float32)
     with pytest.raises(UserError, match=words):
         get(spec)(as_model(net(dtype=torch.float32)), x, y, eps=EPS, steps=1, rng=Rng(0, [0]))
+
+
+def classes() -> list[str]:
+    return [name for name, kind in vars(torchattacks).items() if isinstance(kind, type) and hasattr(kind, "forward")]
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("name", classes())
+def test_every_class_runs_or_says_why_it_does_not(name: str, channels: int) -> None:
+    """What docs/attacks.md claims of the package."""
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Conv2d(channels, 4, 3, 4, 1), torch.nn.Flatten(), torch.nn.Linear(64, 10)).eval()
+    x = torch.rand(1, channels, 16, 16)
+    options: dict[str, object] = {
+        "Pixle": {"max_iterations": 2, "restarts": 1},
+        "JSMA": {"gamma": 0.01},
+        "SPSA": {"nb_iter": 1, "nb_sample": 2},
+        "Square": {"n_queries": 20},
+        "EADEN": {"binary_search_steps": 1, "max_iterations": 10},
+        "EADL1": {"binary_search_steps": 1, "max_iterations": 10},
+        "OnePixel": {"popsize": 2},
+        "AutoAttack": {"version": "rand"},
+    }.get(name, {})
+    refusal = {"MultiAttack": "made already", "LGV": "trains the substitute"}.get(name)
+    if channels == 1 and name in ("TIFGSM", "PIFGSM", "PIFGSMPP"):
+        refusal = "three channels"
+
+    def attack() -> Tensor:
+        made = get({"use": f"torchattacks:{name}", "options": options})
+        return made(model, x, model(x).argmax(1), eps=8 / 255, steps=2, rng=Rng(0, [0]))
+
+    if refusal is not None:
+        with pytest.raises(UserError, match=refusal):
+            attack()
+        return
+    adv = attack()
+    assert adv.shape == x.shape and float((adv - x).abs().max()) <= 8 / 255 + 1e-6
