@@ -173,6 +173,12 @@ def _accuracies(
     return found
 
 
+def _named(data: Training, entry: ModelEntry) -> str:
+    """Return the name of a data set for a file that others get: of a local copy not where it lies; its digest says what it is."""
+    local = data.name.startswith(("parquet:", "folder:"))
+    return f"{entry.data} (a local copy)" if local else data.name
+
+
 def _log(entry: ModelEntry, work: _Work, train: Training, test: Dataset, accuracies: dict[str, float]) -> dict[str, Any]:
     """Say what was done, without times and paths: the log is part of the file's bytes."""
     assert entry.recipe is not None
@@ -185,8 +191,8 @@ def _log(entry: ModelEntry, work: _Work, train: Training, test: Dataset, accurac
     return {
         "name": entry.name,
         "recipe": entry.recipe.model_dump(mode="json", exclude={"cost"}, exclude_none=True),
-        "train": {"data": f"{train.name}/{train.split}", "digest": train.digest, "images": len(train)},
-        "test": {"data": f"{test.name}/{test.split}", "digest": test.digest, "images": len(test)},
+        "train": {"data": f"{_named(train, entry)}/{train.split}", "digest": train.digest, "images": len(train)},
+        "test": {"data": f"{_named(test, entry)}/{test.split}", "digest": test.digest, "images": len(test)},
         "steps": steps,
         "steps_in_state": counts,
         "epochs": fit.history,

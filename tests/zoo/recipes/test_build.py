@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -179,3 +180,11 @@ def test_pictures_of_many_shapes_are_trained_on(builder: Builder, quant: QuantSp
     with pytest.raises(UserError, match="augment: none cannot handle"):
         wrong = entry.model_copy(update={"recipe": entry.recipe.model_copy(update={"augment": "none"})})  # type: ignore[union-attr]
         builder(wrong, data_train=train, data_test=test, out=builder.folder / "wrong.safetensors")
+
+
+def test_a_file_does_not_say_where_its_images_lay(builder: Builder) -> None:
+    train = dataclasses.replace(builder.train, name="parquet:/home/somebody/secret")
+    report = builder(make_entry("quiet"), data_train=train)
+    log = json.loads(read_metadata(report.path)["log"])
+    assert log["train"]["data"] == "stripes (a local copy)/train" and log["train"]["digest"] == train.digest
+    assert b"secret" not in report.path.read_bytes() and log["test"]["data"] == "stripes/test"
