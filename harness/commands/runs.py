@@ -150,11 +150,14 @@ def _duration(seconds: float) -> str:
 
 @click.command("status")
 @suite_option
+@click.option("--version", type=click.IntRange(min=1), help="A version of the suite; the newest with rows by default.")
 @click.option("--limit", type=click.IntRange(min=1), help="Of a trial on the first N images.")
 @out_option
 @json_option
 @click.pass_obj
-def status_command(overlays: tuple[Path, ...], /, suite_name: str, limit: int | None, out: Path, as_json: bool) -> None:
+def status_command(
+    overlays: tuple[Path, ...], /, suite_name: str, version: int | None, limit: int | None, out: Path, as_json: bool
+) -> None:
     """Say which rows of a suite are there, which models it still lacks, and whether a run of it stopped half-way.
 
     \b
@@ -162,12 +165,12 @@ def status_command(overlays: tuple[Path, ...], /, suite_name: str, limit: int | 
       harness status --suite digits-qnn
       harness status --suite digits-qnn --limit 50
     """
-    from harness.runs.plan import others, status, to_do_first
+    from harness.runs.plan import at_version, others, status, to_do_first
     from harness.runs.runner import suite_folder
     from harness.runs.unfinished import unfinished
     from harness.suites.suite import load
 
-    suite = load(suite_name)
+    suite = at_version(load(suite_name), out, limit, version)
     folder = suite_folder(out, suite, limit)
     rows = status(suite, folder)
     emit(rows, as_json, {"name": "row", "state": "state", "reason": "reason"})

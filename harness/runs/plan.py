@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from harness.records.pinned import PinnedSuite
 from harness.records.rows import read_absent, read_rows
 from harness.runs.craft import shard_path, spans
 from harness.runs.estimate import Pace
@@ -97,11 +98,15 @@ def planned_workspace(suite: Suite, request: Request) -> Workspace:
 
 def to_do_first(models: Iterable[str], registry: Registry, suite: str) -> list[str]:
     """Return what is to be done about the models that are not here, a line for each kind of deed."""
-    where = whereabouts(models, registry)
-    lines = []
+    models = list(dict.fromkeys(models))
+    where = whereabouts((m for m in models if m in registry), registry)
+    strangers = [m for m in models if m not in registry]
+    lines = [f"not in the registry (name yours with --registry): {', '.join(strangers)}"] if strangers else []
     if where["pull"]:
-        size = sum((w.size or 0) if (w := registry[name].weights) else 0 for name in where["pull"])
-        lines.append(f"to download ({size / 1e6:.0f} MB; zoo pull --suite {suite}): {', '.join(where['pull'])}")
+        sizes = [w.size for name in where["pull"] if (w := registry[name].weights)]
+        unknown = f" and {sizes.count(None)} of unknown size" if None in sizes else ""
+        total = f"{sum(size or 0 for size in sizes) / 1e6:.0f} MB{unknown}"
+        lines.append(f"to download ({total}; zoo pull --suite {suite}): {', '.join(where['pull'])}")
     if where["build"]:
         lines.append(f"to build (zoo build --suite {suite}; what each takes: zoo show NAME): {', '.join(where['build'])}")
     if where["missing"]:
@@ -213,13 +218,32 @@ def status(suite: Suite, folder: Path) -> list[dict[str, Any]]:
     return rows
 
 
+def at_version(suite: Suite, out: Path, limit: int | None, version: int | None) -> Suite:
+    """Return a suite as a version of it was run: the one asked for, or the newest with rows or with a run that stopped.
+
+    A version of which nothing is there is the suite itself, when it has that number.
+
+    Raises:
+        UserError: another version is asked for, of which nothing is there.
+    """
+    if version is None:
+        tail = "" if limit is None else f"-limit{limit}"
+        known = {p.name[1:].removesuffix(tail): p for p in (out / suite.name).glob(f"v*{tail}")}
+        begun = [int(n) for n, p in known.items() if n.isdigit() and any((*p.glob("rows/*.json"), *p.glob("run.json")))]
+        version = max(begun, default=suite.version)
+    if version == suite.version:
+        return suite
+    return PinnedSuite.read(suite_folder(out, suite.model_copy(update={"version": version}), limit)).suite
+
+
 def others(suite: Suite, folder: Path) -> list[tuple[str, int, str]]:
-    """Return the suite's other folders of the version, the rows in each, and the option of `harness status` that shows it."""
+    """Return the suite's other folders, the rows in each, and the options of `harness status` that show it."""
     found = []
-    for path in (*sorted(folder.parent.glob(f"v{suite.version}-*")), folder.parent / f"v{suite.version}"):
+    for path in sorted(folder.parent.glob("v*")):
         count = sum(1 for _ in (path / "rows").glob("*.json"))
-        if path != folder and count:
-            limit = path.name.partition("-limit")[2]
-            asked = f"--limit {limit}" if limit.isdigit() else ""
-            found.append((path.name, count, asked))
+        if path == folder or not count:
+            continue
+        version, _, limit = path.name[1:].partition("-limit")
+        asked = [f"--version {version}"] * (version != str(suite.version)) + [f"--limit {limit}"] * bool(limit)
+        found.append((path.name, count, " ".join(asked) if version.isdigit() and (limit.isdigit() or not limit) else ""))
     return found

@@ -46,7 +46,7 @@ def test_the_list_of_suites_counts_models_by_where_they_are() -> None:
 def test_the_status_of_a_suite_names_what_it_lacks(tmp_path: Path) -> None:
     told = harness("status", "--suite", "imagenet-qnn", "--out", str(tmp_path))
     assert told.exit_code == 0, told.output
-    [pull] = re.findall(r"to download \(\d+ MB; zoo pull --suite imagenet-qnn\): .*", told.stderr)
+    [pull] = re.findall(r"to download \(\d+ MB.*; zoo pull --suite imagenet-qnn\): .*", told.stderr)
     [build] = re.findall(r"to build \(zoo build --suite imagenet-qnn; .*", told.stderr)
     assert "resnet34" in pull and "resnet34-2bit" in build
     assert "to download" not in harness("status", "--suite", "digits-qnn", "--out", str(tmp_path)).output
