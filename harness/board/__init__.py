@@ -37,6 +37,9 @@ class Board:
     unless `mixed`.
     """
 
+    FILES = ("board.md", "board.csv", "board.json")
+    """Names of what `files` returns."""
+
     def __init__(
         self,
         suite: SuiteView,
@@ -141,7 +144,7 @@ class Board:
     def files(self) -> dict[str, str]:
         """Return the files of the board by name."""
         data = export.one_line_each(self.to_json())
-        return {"board.md": self.to_markdown(), "board.csv": self.to_csv(), "board.json": data}
+        return dict(zip(self.FILES, (self.to_markdown(), self.to_csv(), data), strict=True))
 
 
 def load(folder: Path, suite: SuiteView | None = None, mixed: bool = False) -> Board:
@@ -150,7 +153,17 @@ def load(folder: Path, suite: SuiteView | None = None, mixed: bool = False) -> B
     Raises:
         UserError: the folder holds no leaderboard, a file is damaged, or no row belongs to the suite.
     """
-    return Board(suite or _pinned(folder), read_rows(folder), read_clean(folder), read_absent(folder).rows, mixed)
+    suite = suite or _pinned(folder)
+    if not any((folder / "rows").glob("*.json")) and not (folder / "clean.json").is_file():
+        raise UserError(no_rows(folder, suite.name))
+    return Board(suite, read_rows(folder), read_clean(folder), read_absent(folder).rows, mixed)
+
+
+def no_rows(folder: Path, suite: str) -> str:
+    """Say that a folder has no rows, and what to do."""
+    if (folder / "run.json").is_file():
+        return f"{folder} has no rows yet, since its run stopped before the first one; go on with: harness resume --suite {suite}"
+    return f"{folder} has no rows yet; make some with: harness run --suite {suite}"
 
 
 def _pinned(folder: Path) -> SuiteView:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from harness.board.frame import Frame
 from harness.board.lines import TIERS, Line
+from harness.board.protocol import ReportedView
 from harness.board.statistics import Pairing, Rate, difference_of_rates, holm
 from harness.board.table import DASH, Table, bounds, p_value, percent, points, with_interval
 
@@ -55,6 +56,11 @@ def compare_reported(frame: Frame, lines: Sequence[Line]) -> list[ReportedFigure
             error, asr, reason = line.error.mean(alone), line.asr.mean(alone), line.missing.get(figure.target, "")
         made.append(ReportedFigure(figure.substitute, figure.attack, figure.target, figure.asr / 100, error, asr, reason))
     return made
+
+
+def unmeasured(reported: Iterable[ReportedView]) -> list[ReportedFigure]:
+    """Return a paper's figures with nothing beside them, as before the first run."""
+    return [ReportedFigure(f.substitute, f.attack, f.target, f.asr / 100, None, None, "no row") for f in reported]
 
 
 def reported_table(figures: Sequence[ReportedFigure], measured_only: bool = False) -> Table:

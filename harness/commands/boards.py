@@ -27,19 +27,33 @@ def compare_command(names: tuple[str, ...], suite_name: str, paper: bool, versio
       harness compare --suite digits-qnn --versions 1 2
     """
     from harness.board import load
-    from harness.board.compare import compare_boards, compare_lines, compare_reported, comparison_table, reported_table
+    from harness.board.compare import (
+        compare_boards,
+        compare_lines,
+        compare_reported,
+        comparison_table,
+        reported_table,
+        unmeasured,
+    )
     from harness.records.pinned import board_folder
+    from harness.suites.suite import load as load_suite
 
     if versions:
         a, b = (load(board_folder(out, suite_name, v)) for v in versions)
         click.echo(compare_boards(a.lines, b.lines).to_text())
         return
-    board = load(board_folder(out, suite_name))
     if paper:
-        if not board.suite.reported:
+        try:
+            board = load(board_folder(out, suite_name))
+        except UserError:
+            figures = unmeasured(load_suite(suite_name).reported)  # nothing was run yet, the paper's figures are there
+        else:
+            figures = compare_reported(board.frame, board.lines)
+        if not figures:
             raise UserError(f"suite {suite_name} repeats no figures of the paper; see harness suite show {suite_name}")
-        click.echo(reported_table(compare_reported(board.frame, board.lines)).to_text())
+        click.echo(reported_table(figures).to_text())
         return
+    board = load(board_folder(out, suite_name))
     if len(names) != 2 or not all(":" in n for n in names):
         raise UserError("name two rows as SUBSTITUTE:ATTACK, or give --paper, or --versions A B")
     first, second = (board.line(*n.split(":", 1)) for n in names)
@@ -48,7 +62,7 @@ def compare_command(names: tuple[str, ...], suite_name: str, paper: bool, versio
 
 @click.command("board")
 @suite_option
-@click.option("--version", "version", type=click.IntRange(min=1), help="A version of the suite; the newest by default.")
+@click.option("--version", "version", type=click.IntRange(min=1), help="A version of the suite; the newest with rows by default.")
 @click.option("--limit", type=click.IntRange(min=1), help="The board of a trial on the first N images.")
 @click.option("--check", is_flag=True, help="Fail when the board's files and its rows disagree.")
 @click.option("--mixed", is_flag=True, help="Rank and compare tiers of evidence together.")
@@ -74,7 +88,7 @@ def board_command(
       harness board --suite digits-qnn --plot digits-qnn.svg
     """
     from harness.board import check as check_folder
-    from harness.board import load
+    from harness.board import load, no_rows
     from harness.records.pinned import board_folder
 
     folder = board_folder(out, suite_name, version, limit)
@@ -93,6 +107,8 @@ def board_command(
 
         draw(board, "bits", plot, Choice(), "--plot")
     print_board(board, as_json)
+    if not board.lines:
+        click.echo(no_rows(folder, board.suite.name), err=True)
 
 
 COMMANDS = (compare_command, board_command)

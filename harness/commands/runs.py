@@ -113,29 +113,31 @@ def plan_command(overlays: tuple[Path, ...], /, out: Path, as_json: bool, no_mea
 
 
 def _print_plan(request: Request, out: Path, as_json: bool, measure: bool) -> None:
-    from harness.runs.plan import plan
-    from harness.runs.workspace import open_workspace
+    from harness.runs.plan import plan, planned_workspace, to_do_first
     from harness.suites.suite import load
     from zoo.devices import check_device
 
     check_device(request.device)
     selection, suite = request.selection.bring(load(request.suite))
-    precise = (request.precision, request.compiled)
-    workspace = open_workspace(suite, request.limit, request.device, request.overlays, *precise)
+    workspace = planned_workspace(suite, request)
     found = plan(workspace, selection, out, measure)
     if as_json:
         click.echo(json.dumps(found.to_json(), indent=2, ensure_ascii=False))
         return
     keys = {"substitute": "substitute", "attack": "attack", "seed": "seed", "images": "images", "done": "done", "row": "row"}
     emit([j.__dict__ for j in found.jobs], False, {**keys, "forwards": "forwards", "backwards": "backwards"})
-    absent = {m.missing: m for m in found.models if m.missing}
     click.echo()
-    for reason in absent:
+    if found.data_missing:
+        click.echo(f"missing: {found.data_missing}")
+    for line in to_do_first([m.name for m in found.models], workspace.registry, request.suite):
+        click.echo(line)
+    named = ("build", "missing", "unpinned")
+    for reason in dict.fromkeys(m.missing for m in found.models if m.missing and m.route not in named):
         click.echo(f"missing: {reason}")
     rows = sum(j.row for j in found.jobs)
     time = "unknown" if found.seconds is None else _duration(found.seconds)
     click.echo(
-        f"{found.suite} v{found.version}: {len(found.jobs)} jobs on {found.images} images, {rows} rows there; "
+        f"{found.suite} v{found.version}: {len(found.jobs)} jobs on {found.images or 'unknown'} images, {rows} rows there; "
         f"about {time} in one process on {found.device}, {human(found.disk)} of images to store"
     )
 
@@ -148,25 +150,38 @@ def _duration(seconds: float) -> str:
 
 @click.command("status")
 @suite_option
+@click.option("--version", type=click.IntRange(min=1), help="A version of the suite; the newest with rows by default.")
+@click.option("--limit", type=click.IntRange(min=1), help="Of a trial on the first N images.")
 @out_option
 @json_option
-def status_command(suite_name: str, out: Path, as_json: bool) -> None:
-    """Say which rows of a suite are there, and whether a run of it stopped half-way.
+@click.pass_obj
+def status_command(
+    overlays: tuple[Path, ...], /, suite_name: str, version: int | None, limit: int | None, out: Path, as_json: bool
+) -> None:
+    """Say which rows of a suite are there, which models it still lacks, and whether a run of it stopped half-way.
 
     \b
-    Example:
+    Examples:
       harness status --suite digits-qnn
+      harness status --suite digits-qnn --limit 50
     """
-    from harness.runs.plan import status
+    from harness.runs.plan import at_version, others, status, to_do_first
+    from harness.runs.runner import suite_folder
     from harness.runs.unfinished import unfinished
     from harness.suites.suite import load
 
-    suite = load(suite_name)
-    folder = out / suite.name / f"v{suite.version}"
+    suite = at_version(load(suite_name), out, limit, version)
+    folder = suite_folder(out, suite, limit)
     rows = status(suite, folder)
     emit(rows, as_json, {"name": "row", "state": "state", "reason": "reason"})
-    if not as_json and unfinished(folder) is not None:
+    if as_json:
+        return
+    if unfinished(folder) is not None:
         click.echo(f"a run stopped here; go on with: harness resume --suite {suite.name}", err=True)
+    for line in to_do_first(suite.model_names, open_registry(overlays), suite_name):
+        click.echo(line, err=True)
+    for name, count, asked in others(suite, folder):
+        click.echo(f"beside it, {name} has {count} rows{f': {asked}' if asked else ''}", err=True)
 
 
 @click.command("reproduce")
@@ -198,4 +213,22 @@ def reproduce_command(overlays: tuple[Path, ...], /, row: Path, device: str, as_
         raise click.exceptions.Exit(1)
 
 
-COMMANDS = (run_command, resume_command, plan_command, status_command, reproduce_command)
+@click.command("withdraw")
+@click.argument("rows", nargs=-1, required=True, type=click.Path(path_type=Path))
+def withdraw_command(rows: tuple[Path, ...]) -> None:
+    """Take ROWS off a board of your own: rows that were made, or that could not be made and are listed as missing.
+
+    A row is named by its file. The chain of the board keeps an entry for each row that was made; the next run that asks for it
+    makes it again. Rows of submissions go by harness submit withdraw.
+
+    \b
+    Example:
+      harness withdraw /tmp/boards/digits-qnn/v2-limit50/rows/digits-vgg--di--s0.json
+    """
+    from harness.runs.withdrawal import withdraw
+
+    for row in rows:
+        click.echo(withdraw(row))
+
+
+COMMANDS = (run_command, resume_command, plan_command, status_command, reproduce_command, withdraw_command)

@@ -7,16 +7,19 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from harness.records.pinned import PinnedSuite
 from harness.records.rows import read_absent, read_rows
 from harness.runs.craft import shard_path, spans
 from harness.runs.estimate import Pace
 from harness.runs.estimate import measure as measure_pace
 from harness.runs.runner import suite_folder
-from harness.runs.workspace import Workspace
+from harness.runs.unfinished import Request
+from harness.runs.workspace import Context, Workspace, open_workspace, workspace_of
 from harness.suites.selection import Job, Selection
 from harness.suites.suite import Suite
 from zoo.errors import UserError
-from zoo.hub.pulling import availability
+from zoo.hub.pulling import availability, whereabouts
+from zoo.registry import Registry
 from zoo.registry.entry import ModelEntry
 
 
@@ -66,33 +69,86 @@ class Plan:
     """Estimated time of crafting and scoring what is left in one process; null when nothing could be measured."""
     disk: int
     """Bytes that the images still to be made take in the cache."""
+    data_missing: str | None = None
+    """Why the images of the suite are not here; their number is then that of the data set, as far as it is known."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the plan as plain data."""
         return asdict(self)
 
 
+_KNOWN = {
+    "cifar10": (10_000, 3 * 32 * 32),
+    "imagenet-compatible": (1_000, 3 * 299 * 299),
+    "imagenet": (50_000, 3 * 224 * 224),
+    "imagenet-299": (50_000, 3 * 299 * 299),
+}
+"""Images of the test split, and bytes of one, for plans where the images are not here."""
+
+
+def planned_workspace(suite: Suite, request: Request) -> Workspace:
+    """Return the workspace of a run that is planned; its images need not be here."""
+    precise = (request.precision, request.compiled)
+    try:
+        return open_workspace(suite, request.limit, request.device, request.overlays, *precise)
+    except UserError:
+        context = Context(suite, request.overlays, request.device, request.limit, None, *precise)
+        return workspace_of(context)
+
+
+def to_do_first(models: Iterable[str], registry: Registry, suite: str) -> list[str]:
+    """Return what is to be done about the models that are not here, a line for each kind of deed."""
+    models = list(dict.fromkeys(models))
+    where = whereabouts((m for m in models if m in registry), registry)
+    strangers = [m for m in models if m not in registry]
+    lines = [f"not in the registry (name yours with --registry): {', '.join(strangers)}"] if strangers else []
+    if where["pull"]:
+        sizes = [w.size for name in where["pull"] if (w := registry[name].weights)]
+        unknown = f" and {sizes.count(None)} of unknown size" if None in sizes else ""
+        total = f"{sum(size or 0 for size in sizes) / 1e6:.0f} MB{unknown}"
+        lines.append(f"to download ({total}; zoo pull --suite {suite}): {', '.join(where['pull'])}")
+    if where["build"]:
+        lines.append(f"to build (zoo build --suite {suite}; what each takes: zoo show NAME): {', '.join(where['build'])}")
+    if where["missing"]:
+        lines.append(f"not to be had (zoo show NAME says why): {', '.join(where['missing'])}")
+    return lines
+
+
 def plan(workspace: Workspace, selection: Selection, out: Path, measure: bool = True) -> Plan:
-    """Plan a run; with `measure`, time one batch of each model that is here."""
+    """Plan a run; with `measure`, time one batch of each model that is here. Nothing is downloaded but the suite's images."""
     suite = workspace.suite
+    count, each, lost = _images(workspace)
     selected = selection.jobs(suite)
     targets = [t for t in suite.target_names if not selection.targets or t in selection.targets]
     substitutes = list(dict.fromkeys(m for j in selected for m in suite.substitute(j.substitute).models))
-    absent = {name: reason for name in {*targets, *substitutes} if (reason := _absent(workspace, name))}
+    afar = set(whereabouts({*targets, *substitutes}, workspace.registry)["pull"])
+    absent = {name: reason for name in {*targets, *substitutes} - afar if (reason := _absent(workspace, name))}
+    gone = {*absent, *afar}
     chosen = dict.fromkeys(j.substitute for j in selected)
-    ready = [name for name in chosen if not any(m in absent for m in suite.substitute(name).models)]
-    pace = measure_pace(workspace, ready, [t for t in targets if t not in absent]) if measure else Pace()
+    ready = [name for name in chosen if not any(m in gone for m in suite.substitute(name).models)]
+    pace = measure_pace(workspace, ready, [t for t in targets if t not in gone]) if measure and not lost else Pace()
     folder = suite_folder(out, suite, workspace.context.limit, workspace.context.how)
-    jobs = [_job(workspace, job, folder, absent, pace) for job in selected]
+    unseen = [job for job in selected if lost or job.substitute not in ready]
+    jobs = [_job(workspace, job, folder, absent, pace, 0 if job in unseen else None, count) for job in selected]
     models = [_model(workspace.registry[n], "substitute", absent.get(n)) for n in substitutes]
     models += [_model(workspace.registry[n], "target", absent.get(n)) for n in targets]
     left = [j for j in jobs if not j.row and j.missing is None]
-    scoring = sum(pace.scoring.values()) * len(workspace.data) * (len(left) + bool(left))  # and the clean images, once
+    scoring = sum(pace.scoring.values()) * count * (len(left) + bool(left))  # and the clean images, once
     loading = sum(pace.loading.values()) if left else 0.0
     seconds = sum(j.seconds or 0.0 for j in left) + scoring + loading if pace.loading else None
-    image_bytes = workspace.data.images[0].numel() if len(workspace.data) else 0
-    disk = sum(j.images - j.done for j in left) * image_bytes
-    return Plan(suite.name, suite.version, workspace.context.device, len(workspace.data), jobs, _distinct(models), seconds, disk)
+    disk = sum(j.images - j.done for j in left) * each
+    return Plan(suite.name, suite.version, workspace.context.device, count, jobs, _distinct(models), seconds, disk, lost)
+
+
+def _images(workspace: Workspace) -> tuple[int, int, str | None]:
+    """Return how many images a run takes, the bytes of one, and why they are not here."""
+    try:
+        data = workspace.data
+    except UserError as error:
+        known, each = _KNOWN.get(workspace.suite.data.name, (0, 0))
+        limits = (workspace.context.limit, workspace.suite.data.limit, known)
+        return min((limit for limit in limits if limit), default=0), each, str(error)
+    return len(data), data.images[0].numel() if len(data) else 0, None
 
 
 def _distinct(models: Iterable[ModelPlan]) -> list[ModelPlan]:
@@ -117,24 +173,25 @@ def _model(entry: ModelEntry, role: str, missing: str | None) -> ModelPlan:
 
 
 def _job(
-    workspace: Workspace, job: Job, folder: Path, absent: dict[str, str], pace: Pace
+    workspace: Workspace, job: Job, folder: Path, absent: dict[str, str], pace: Pace, done: int | None, count: int
 ) -> JobPlan:
+    """Plan one job; `done` is how many of its images are there, None where that can be looked up."""
     models = workspace.suite.substitute(job.substitute).models
     cost = workspace.attack(job.attack).cost(workspace.suite.steps)
     missing = next((absent[m] for m in models if m in absent), None)
-    done = 0
-    if missing is None:
+    if missing is None and done is None:
         key = workspace.craft_key(job.substitute, job.attack, job.seed)
-        covered = spans(len(workspace.data), workspace.suite.block)
+        covered = spans(count, workspace.suite.block)
         done = sum(stop - start for start, stop in covered if shard_path(workspace.context, key, start, stop).is_file())
-    left = len(workspace.data) - done
+    done = done or 0
+    left = count - done
     each = pace.of(job.substitute, job.attack, cost)
     return JobPlan(
         name=f"{job.substitute}--{job.attack}--s{job.seed}",
         substitute=job.substitute,
         attack=job.attack,
         seed=job.seed,
-        images=len(workspace.data),
+        images=count,
         done=done,
         row=(folder / "rows" / f"{job.substitute}--{job.attack}--s{job.seed}.json").is_file(),
         forwards=cost.forwards * left if cost else None,
@@ -159,3 +216,34 @@ def status(suite: Suite, folder: Path) -> list[dict[str, Any]]:
             state = "missing" if reason else "to do"
         rows.append({"name": f"{job.substitute}--{job.attack}--s{job.seed}", "state": state, "reason": reason})
     return rows
+
+
+def at_version(suite: Suite, out: Path, limit: int | None, version: int | None) -> Suite:
+    """Return a suite as a version of it was run: the one asked for, or the newest with rows or with a run that stopped.
+
+    A version of which nothing is there is the suite itself, when it has that number.
+
+    Raises:
+        UserError: another version is asked for, of which nothing is there.
+    """
+    if version is None:
+        tail = "" if limit is None else f"-limit{limit}"
+        known = {p.name[1:].removesuffix(tail): p for p in (out / suite.name).glob(f"v*{tail}")}
+        begun = [int(n) for n, p in known.items() if n.isdigit() and any((*p.glob("rows/*.json"), *p.glob("run.json")))]
+        version = max(begun, default=suite.version)
+    if version == suite.version:
+        return suite
+    return PinnedSuite.read(suite_folder(out, suite.model_copy(update={"version": version}), limit)).suite
+
+
+def others(suite: Suite, folder: Path) -> list[tuple[str, int, str]]:
+    """Return the suite's other folders, the rows in each, and the options of `harness status` that show it."""
+    found = []
+    for path in sorted(folder.parent.glob("v*")):
+        count = sum(1 for _ in (path / "rows").glob("*.json"))
+        if path == folder or not count:
+            continue
+        version, _, limit = path.name[1:].partition("-limit")
+        asked = [f"--version {version}"] * (version != str(suite.version)) + [f"--limit {limit}"] * bool(limit)
+        found.append((path.name, count, " ".join(asked) if version.isdigit() and (limit.isdigit() or not limit) else ""))
+    return found

@@ -16,7 +16,6 @@ from harness.runs.stage import Report
 from harness.runs.workspace import Workspace
 from harness.storage import shards
 from harness.suites.selection import Job
-from zoo.kernels import hardware
 
 
 def row_maker(workspace: Workspace, job: Job, pinned: PinnedSuite) -> Callable[..., Row]:
@@ -49,7 +48,7 @@ def row_maker(workspace: Workspace, job: Job, pinned: PinnedSuite) -> Callable[.
                 device=workspace.context.device,
             ),
             provenance=provenance(
-                hardware(workspace.context.device), workspace.context.how, workspace.engines(outcomes), code_digest(*CRAFTING)
+                workspace.hardware, workspace.context.how, workspace.engines(outcomes), code_digest(*CRAFTING)
             ),
         )
 

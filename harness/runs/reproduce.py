@@ -87,6 +87,8 @@ def reproduce(path: Path, device: str = "cpu", overlays: tuple[str, ...] = ()) -
         UserError: the folder's suite, models or images are not what this machine has.
     """
     row = read_row(path)
+    if row.submission is not None:
+        raise UserError(f"{path.name} is a submission's, whose code or images came with it; do it by: harness verify {path}")
     pinned = PinnedSuite.read(path.parent.parent)
     with tempfile.TemporaryDirectory() as scratch:
         forget()

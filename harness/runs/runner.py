@@ -47,7 +47,8 @@ def run(suite: Suite, request: Request, out: Path, notify: Notify | None = None)
     full = request.full and suite.data.limit is not None
     selection, suite = request.selection.bring(suite.over_all_images() if full else suite)
     jobs = selection.jobs(suite)
-    check_device(request.device)
+    if request.executor == "local":
+        check_device(request.device)
     single_thread()
     forget()
     for name in dict.fromkeys(job.attack for job in jobs):
@@ -68,6 +69,7 @@ def run(suite: Suite, request: Request, out: Path, notify: Notify | None = None)
     with exclusive(report.folder), cache_in_use(context.cache_folder):
         pinned = own_folder(report.folder, pinned)
         with executor as opened, remembered(report.folder, request, suite):
+            workspace.hardware = opened.hardware(request.device)  # a cluster's device need not be in this machine
             watched = Watched(opened, report.crash, request.fail_fast)
             stage = Stage(context, pinned, watched, notify or (lambda what, done, total: None), report)
             here = [[m for m in models if m not in blocked] for models in (targets, substitutes)]

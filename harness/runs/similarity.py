@@ -19,6 +19,8 @@ def size(adv: Tensor, clean: Tensor, device: str = "cpu") -> Size | None:
     """Return the mean L2 norm and the mean SSIM of uint8 images (N, C, H, W) against the clean ones; None without images."""
     if not len(adv):
         return None
+    if device != "cpu" and not torch.cuda.is_available():
+        device = "cpu"  # the images came from a cluster's GPU
     norms, similar = [], []
     for start in range(0, len(adv), CHUNK):
         a, x = (images[start : start + CHUNK].to(device).float() / 255 for images in (adv, clean))

@@ -199,10 +199,15 @@ class Workspace:
         return {target: words for target, words in found.items() if words is not None}
 
     @cached_property
+    def hardware(self) -> str:
+        """What decides the last bits of arithmetic where tasks are done: this machine's device, or a cluster's."""
+        return hardware(self.context.device)
+
+    @cached_property
     def made_by(self) -> list[str]:
         """What can move the last bits of a result beside what is asked for and the code."""
         packages = (metadata.version(package) for package in ("torch", "timm", "pillow"))
-        return [hardware(self.context.device), self.context.how or "exact", *packages]
+        return [self.hardware, self.context.how or "exact", *packages]
 
 
 def _digest(content: Any) -> str:

@@ -2,7 +2,7 @@
 
 It may import `registry` and `hub`, which fetches the files; it knows no networks. Begin with `Dataset` and `load` below;
 `digits` ships with scikit-learn and `mini` with this package, `hub` and `images` read parquet and archives, `imagenet` prepares
-ImageNet once, `local` reads folders.
+ImageNet once, `local` reads folders; `rectangles` are training images of many shapes.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from functools import cached_property, partial
 import torch
 from torch import Tensor
 
+from zoo.data.rectangles import Photographs
 from zoo.errors import UserError, did_you_mean
 
 ENVIRONMENT = "ZOO_DATA"
@@ -50,6 +51,10 @@ class Dataset:
             return self
         return Dataset(self.name, self.split, self.images[:limit], self.labels[:limit], self.ids[:limit])
 
+    def batch(self, index: Tensor) -> Tensor:
+        """Return the images of these places (n, C, H, W)."""
+        return self.images[index]
+
     @cached_property
     def digest(self) -> str:
         """sha256 over the shape, the pixels, the labels and the ids; computed once."""
@@ -59,6 +64,10 @@ class Dataset:
         sha.update(self.labels.numpy().astype("<i8").tobytes())
         sha.update("\n".join(self.ids).encode())
         return sha.hexdigest()
+
+
+Training = Dataset | Photographs
+"""What a network can be trained on."""
 
 
 def load(name: str, split: str = "test") -> Dataset:
@@ -83,6 +92,19 @@ def load(name: str, split: str = "test") -> Dataset:
         known = ", ".join(sorted(loaders))
         raise UserError(f"unknown data set {name!r}{did_you_mean(name, loaders)}; known: {known}, folder:PATH, parquet:PATH")
     return loaders[name](split)
+
+
+def training(name: str) -> Training:
+    """Return the training images of a data set by the name that `load` takes: ImageNet's are rectangles of many shapes.
+
+    Raises:
+        UserError: as `load`.
+    """
+    from zoo.data import imagenet
+
+    if name in imagenet.VIEWS and not _copy_of(name):
+        return imagenet.training(name)
+    return load(name, "train")
 
 
 def _copy_of(name: str) -> str | None:

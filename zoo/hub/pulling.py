@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -94,3 +95,15 @@ def origins(entry: ModelEntry, registry: Registry) -> list[str]:
         return [advice(first, registry)]
     others = routes(entry.weights) if entry.weights else []
     return [f"{r.kind}: {r.where}" for r in others] if first.kind != "built" else [f"built: {first.where}"]
+
+
+def whereabouts(names: Iterable[str], registry: Registry) -> dict[str, list[str]]:
+    """Return models by what is to be done before they can be used.
+
+    here: nothing. pull: they are downloaded when they are asked for. build: their recipe makes them. missing: there is neither.
+    """
+    found: dict[str, list[str]] = {"here": [], "pull": [], "build": [], "missing": []}
+    for name in dict.fromkeys(names):
+        kind = step(registry[name]).kind
+        found["here" if kind in READY else kind if kind in found else "pull"].append(name)
+    return found

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
+from zoo.data.rectangles import Rectangles
 from zoo.errors import UserError
 
 PADDING = {"shift1": 1, "crop-flip": 4}
@@ -27,17 +28,49 @@ class Draws(NamedTuple):
     mirrored: Tensor | None = None
 
 
-def augment(images: Tensor, kind: str, generator: Generator, size: int) -> Tensor:
-    """Return float images in [0, 1] of the batch (N, C, H, W) uint8, changed as `kind` says.
+def augment(
+    images: Tensor | Rectangles, kind: str, generator: Generator, size: int, device: torch.device | str | None = None
+) -> Tensor:
+    """Return float images in [0, 1] of a batch, changed as `kind` says, on `device` (by default where they are).
 
     none: as they are. shift1: moved by up to one pixel each way, black moving in. crop-flip: padded by four black pixels,
     cropped at random, mirrored half the time (CIFAR). resize-crop-flip: shorter side to 256/224 of `size`, cropped at
-    random to `size`, mirrored half the time (ImageNet, as the paper fine-tunes).
+    random to `size`, mirrored half the time (ImageNet, as the paper fine-tunes); the only one for pictures of many shapes.
+
+    Args:
+        images: (N, C, H, W) uint8, or pictures of many shapes.
+        kind: one of KINDS.
+        generator: decides the draws, on the CPU.
+        size: side of the images that a network takes.
+        device: where the pixels are to be.
 
     Raises:
-        UserError: there is no such kind.
+        UserError: there is no such kind, or it is none for pictures of many shapes.
     """
+    if isinstance(images, Rectangles):
+        return _cut(images, kind, generator, size, device)
+    images = images if device is None else images.to(device)
     return view(images, kind, draw(len(images), images.shape[-2:], kind, generator, size), size)
+
+
+def _cut(pictures: Rectangles, kind: str, generator: Generator, size: int, device: torch.device | str | None) -> Tensor:
+    """Cut a random crop out of each picture's whole rectangle, and mirror half of them."""
+    if kind != "resize-crop-flip":
+        raise UserError(f"the training images differ in shape, which augment: {kind} cannot handle; use resize-crop-flip")
+    count = len(pictures.sides)
+    resized = [_resized((height, width), size) for height, width in pictures.sides.tolist()]
+    rooms = torch.tensor(resized) - size + 1
+    places = torch.randint(2**48, (count, 2), generator=generator) % rooms  # a bias of 2^-40: nothing
+    mirrored = torch.rand(count, generator=generator) < 0.5
+    crops = []
+    for place, (sides, (top, left)) in enumerate(zip(resized, places.tolist(), strict=True)):
+        x = pictures.picture(place)
+        if list(x.shape[1:]) != sides:
+            x = F.interpolate(x[None].float(), size=sides, mode="bilinear", align_corners=False, antialias=True)[0]
+        crops.append(x[:, top : top + size, left : left + size])
+    batch = torch.stack(crops)
+    batch = (batch if device is None else batch.to(device)).float() / 255
+    return _flip(batch, mirrored.to(batch.device))
 
 
 def draw(count: int, sides: torch.Size | tuple[int, int], kind: str, generator: Generator, size: int) -> Draws:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from zoo.data.rectangles import Photographs
 from zoo.recipes.adversarial import Adversary
 from zoo.recipes.augment import Draws, draw, view
 from zoo.recipes.seeds import stream
@@ -47,6 +48,8 @@ def _hindrance(fit: Fit) -> str:
         return "the member that learns is drawn in each step"
     if fit.perturb is not None and not (isinstance(fit.perturb, Adversary) and not fit.perturb.sources):
         return "the net that is attacked is drawn in each step"
+    if isinstance(fit.data, Photographs):
+        return "the images differ in shape"
     free, _ = torch.cuda.mem_get_info(fit.runtime.device)
     if fit.data.images.nbytes > MEMORY_SHARE * free:
         return "the images do not fit on the device"
@@ -63,6 +66,7 @@ class Captured:
     def __init__(self, fit: Fit, trained: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         self.fit, self.trained, self.optimizer = fit, trained, optimizer
         self.device = fit.runtime.device
+        assert not isinstance(fit.data, Photographs), "they are a hindrance"
         self.images, self.labels = fit.data.images.to(self.device), fit.data.labels.to(self.device)
         self.sums = torch.zeros(2, device=self.device)
         self._drawn = torch.zeros(4, fit.batch_size, dtype=torch.int64, device=self.device)

@@ -14,7 +14,7 @@ from torch import nn
 
 from zoo import quant
 from zoo.archs.mixed import MixedPrecision
-from zoo.data import Dataset
+from zoo.data import Dataset, Training
 from zoo.evaluate import predictions
 from zoo.hub.cache import sha256_of
 from zoo.loading.load import InputWrapper
@@ -38,7 +38,7 @@ def build(
     entry: ModelEntry,
     *,
     resolve: Resolve,
-    data_train: Dataset,
+    data_train: Training,
     data_test: Dataset,
     out: Path,
     checkpoint: Path | None = None,
@@ -114,7 +114,7 @@ def _prepare(
     entry: ModelEntry,
     settings: Plan,
     others: Mapping[str, nn.Module],
-    data: Dataset,
+    data: Training,
     place: Runtime,
     out: Path,
     saved: Checkpoint | None,
@@ -173,7 +173,7 @@ def _accuracies(
     return found
 
 
-def _log(entry: ModelEntry, work: _Work, train: Dataset, test: Dataset, accuracies: dict[str, float]) -> dict[str, Any]:
+def _log(entry: ModelEntry, work: _Work, train: Training, test: Dataset, accuracies: dict[str, float]) -> dict[str, Any]:
     """Say what was done, without times and paths: the log is part of the file's bytes."""
     assert entry.recipe is not None
     fit = work.fit

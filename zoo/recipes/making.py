@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from zoo.data import load as load_data
+from zoo.data import training
 from zoo.devices import check_device
 from zoo.errors import UserError
 from zoo.hub.store import ENVIRONMENT, building, cache_root, checkpoint_for, place_for, ready, verified
@@ -73,6 +74,8 @@ def make(
     if out is not None:
         ready(out, "name another one with --out")
     ready(cache_root() / "built", f"set {ENVIRONMENT} to another one")
+    for entry in asked:
+        _check_data(entry, registry, data)
     order = recipes.build_order(asked, registry, lambda entry: find(entry, out) is not None)
     made: dict[str, Path] = {}
 
@@ -98,7 +101,7 @@ def make(
                 report = recipes.build(
                     entry,
                     resolve=resolve,
-                    data_train=load_data(data or entry.data, "train"),
+                    data_train=training(data or entry.data),
                     data_test=load_data(data or entry.data, "test"),
                     out=path,
                     checkpoint=checkpoint_for(entry.name),
@@ -109,6 +112,24 @@ def make(
                 reports.append(report)
         made[entry.name] = path
     return reports
+
+
+def _check_data(entry: ModelEntry, registry: Registry, data: str | None) -> None:
+    """Refuse a build whose images are not there before anything is downloaded or trained for it, and name all that it needs."""
+    from zoo.hub.pulling import READY, step
+
+    if entry.recipe is None or entry.recipe.kind == "export":
+        return
+    try:
+        load_data(data or entry.data, "train")
+    except UserError as error:
+        start = entry.recipe.start
+        while start is not None and step(registry[start]).kind == "build":
+            below = registry[start].recipe
+            start = below.start if below else None
+        afar = start is not None and step(registry[start]).kind not in READY
+        also = f". What it starts from is not here either: zoo pull {start}" if afar else ""
+        raise UserError(f"{entry.name} trains on {data or entry.data}: {error}{also}") from None
 
 
 def against_registry(entry: ModelEntry, report: BuildReport) -> str:

@@ -17,6 +17,16 @@ def needs(entry: ModelEntry) -> tuple[str, ...]:
     return (*found, *(map(str, ensemble) if isinstance(ensemble, tuple) else ()))
 
 
+def _beside(path: tuple[str, ...], registry: Mapping[str, ModelEntry]) -> str:
+    """Say what else a build will need: the images that it trains on."""
+    if not path:
+        return ""
+    data = registry[path[-1]].data if path[-1] in registry else ""
+    if data.startswith("imagenet"):
+        return f". {path[0]} also needs ImageNet's training images: ZOO_IMAGENET names their folder (docs/setting-up.md)"
+    return f". {path[0]} trains on {data}" if data else ""
+
+
 def build_order(
     wanted: Iterable[ModelEntry], registry: Mapping[str, ModelEntry], available: Callable[[ModelEntry], bool]
 ) -> list[ModelEntry]:
@@ -44,7 +54,8 @@ def build_order(
             return
         if entry.recipe is None:
             by = f", which {path[-1]} starts from," if path else ""
-            raise UserError(f"{entry.name}{by} has no recipe, and its weights are not here; see zoo show {entry.name}")
+            cure = f"get them with: zoo pull {entry.name}" if entry.weights else f"see zoo show {entry.name}"
+            raise UserError(f"{entry.name}{by} has no recipe, and its weights are not here; {cure}{_beside(path, registry)}")
         for name in needs(entry):
             visit(registry[name], (*path, entry.name))
         ordered[entry.name] = entry

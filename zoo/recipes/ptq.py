@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from zoo import quant
-from zoo.data import Dataset
+from zoo.data import Training
 from zoo.loading.load import InputWrapper, create
 from zoo.recipes.augment import augment
 from zoo.recipes.checkpoint import Checkpoint
@@ -36,7 +36,7 @@ class Reconstruction:
         self,
         entry: ModelEntry,
         settings: Plan,
-        data: Dataset,
+        data: Training,
         checkpoint: Checkpoint | None,
         *,
         label: str,
@@ -79,7 +79,7 @@ class Reconstruction:
         options = self._options()
         chosen = torch.randperm(len(self.data), generator=stream(self.settings.seed, "calibration"))[: options.images]
         generator = stream(self.settings.seed, "augment")
-        x = augment(self.data.images[chosen], self.settings.augment, generator, self.entry.input.size)
+        x = augment(self.data.batch(chosen), self.settings.augment, generator, self.entry.input.size)
         return torch.cat([model.prepare(part) for part in torch.split(x.to(device), 64)])
 
     def _options(self) -> PtqOptions:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from zoo.data import Dataset
+from zoo.data import Dataset, Training
 from zoo.errors import UserError
 from zoo.hub.cache import read_json
 from zoo.hub.store import recorded, verified
@@ -41,7 +41,7 @@ class BuildReport:
     kept: bool = False
 
 
-def training_key(entry: ModelEntry, data: Dataset, models: Iterable[nn.Module]) -> str:
+def training_key(entry: ModelEntry, data: Training, models: Iterable[nn.Module]) -> str:
     """Digest everything that decides a training: the entry, the images, and every weight that it reads."""
     fields = {"arch", "arch_args", "classes", "label_offset", "input", "quant", "recipe"}
     content = entry.model_dump(mode="json", include=fields)

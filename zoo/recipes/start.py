@@ -7,10 +7,12 @@ from torch import Tensor, nn
 
 from zoo import quant
 from zoo.archs.mixed import MixedPrecision
-from zoo.data import Dataset
+from zoo.data import Training
+from zoo.data.rectangles import Photographs
 from zoo.errors import UserError
 from zoo.loading.load import InputWrapper, create
 from zoo.quant.modules import ActivationQuantizer, FixedWeight, WeightQuantizer
+from zoo.recipes.augment import augment
 from zoo.recipes.plan import Plan
 from zoo.recipes.seeds import stream
 from zoo.registry.entry import ModelEntry
@@ -19,7 +21,7 @@ CALIBRATION_BATCH = 64
 
 
 def begin(
-    entry: ModelEntry, settings: Plan, start: nn.Module | None, data: Dataset, device: torch.device
+    entry: ModelEntry, settings: Plan, start: nn.Module | None, data: Training, device: torch.device
 ) -> InputWrapper:
     """Return the entry's network in its input wrapper, ready to train.
 
@@ -34,14 +36,16 @@ def begin(
     if start is not None and take_over(entry, start, model):
         return model
     if quant.is_quantized(model.net):
-        calibrate(model, sample(data, settings.options.calibration_images, settings.seed).to(device))
+        calibrate(model, sample(data, settings, entry.input.size).to(device))
     return model
 
 
-def sample(data: Dataset, count: int, seed: int) -> Tensor:
-    """Return some training images, drawn from the seed, as floats in [0, 1]."""
-    chosen = torch.randperm(len(data), generator=stream(seed, "calibration"))[:count]
-    return data.images[chosen].float() / 255
+def sample(data: Training, settings: Plan, size: int) -> Tensor:
+    """Return some training images, drawn from the seed, as floats in [0, 1]: whole, or crops where they differ in shape."""
+    chosen = torch.randperm(len(data), generator=stream(settings.seed, "calibration"))[: settings.options.calibration_images]
+    if isinstance(data, Photographs):
+        return augment(data.batch(chosen), settings.augment, stream(settings.seed, "calibration crops"), size)
+    return data.batch(chosen).float() / 255
 
 
 def take_over(entry: ModelEntry, start: nn.Module, model: InputWrapper) -> bool:

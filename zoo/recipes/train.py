@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo.archs.mixed import MixedPrecision
-from zoo.data import Dataset
+from zoo.data import Training
 from zoo.errors import UserError
 from zoo.loading.load import InputWrapper
 from zoo.quant import activation_quantizers, is_quantized, set_state, weight_quantizers
@@ -57,7 +57,7 @@ class Fit:
 
     model: InputWrapper
     plan: Plan
-    data: Dataset
+    data: Training
     size: int
     runtime: Runtime
     checkpoint: Checkpoint | None = None
@@ -125,8 +125,8 @@ class Fit:
 
     def _step(self, trained: nn.Module, optimizer: torch.optim.Optimizer, step: int, chosen: Tensor) -> Tensor:
         """Take one step; return its mean loss and the share of its images that were classified correctly."""
-        images = self.data.images[chosen].to(self.runtime.device)
-        x = augment(images, self.plan.augment, stream(self.plan.seed, "augment", step), self.size)
+        rng, device = stream(self.plan.seed, "augment", step), self.runtime.device
+        x = augment(self.data.batch(chosen), self.plan.augment, rng, self.size, device)
         x, y = self.runtime.part(x), self.runtime.part(self.data.labels[chosen].to(self.runtime.device))
         self.enter(step)
         if self.perturb is not None:

@@ -19,6 +19,13 @@ class Executor(Protocol):
     sees_cache: bool
     """Whether its workers read the cache folder of the process that asks."""
 
+    def hardware(self, device: str) -> str:
+        """Return what decides the last bits of arithmetic where tasks are done (`zoo.kernels.hardware`).
+
+        Raises:
+            UserError: the device cannot be used there.
+        """
+
     def run(self, function: Callable[[T], R], tasks: Iterable[T]) -> Iterator[tuple[T, R | UserError]]:
         """Yield (task, result) in the order of completion; a task that ended in a UserError yields that.
 

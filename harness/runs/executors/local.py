@@ -62,6 +62,10 @@ class Local:
             for process in processes:
                 process.terminate()
 
+    def hardware(self, device: str) -> str:
+        """Return what decides the last bits of this machine's arithmetic."""
+        return usable(device)
+
     def run(self, function: Callable[[T], R], tasks: Iterable[T]) -> Iterator[tuple[T, R | UserError]]:
         """Yield (task, result) in the order of completion; a task that ended in an exception yields that as a UserError.
 
@@ -120,6 +124,19 @@ class Local:
                     return
                 future = self._pool.submit(guarded, function, ready[0][0])
                 pending[future] = ready.popleft()
+
+
+def usable(device: str) -> str:
+    """Return what decides the last bits of a device's arithmetic here.
+
+    Raises:
+        UserError: the device cannot be used.
+    """
+    from zoo.devices import check_device
+    from zoo.kernels import hardware
+
+    check_device(device)
+    return hardware(device)
 
 
 def single_thread() -> None:

@@ -8,7 +8,7 @@ from itertools import islice
 from types import TracebackType
 from typing import Any, TypeVar
 
-from harness.runs.executors.local import default_workers, guarded, single_thread
+from harness.runs.executors.local import default_workers, guarded, single_thread, usable
 from zoo.errors import MachineError, UserError
 
 T = TypeVar("T")
@@ -29,10 +29,10 @@ class Ray:
     the weights they name) are looked for under the same path on each node.
 
     Args:
-        workers: tasks that run at a time; None is as many as the cluster has room for.
+        workers: tasks that run at a time, at the most; None is as many as the cluster has room for.
         address: the cluster; None is that of $RAY_ADDRESS, or one on this machine for the length of the run.
         gpus: GPUs, or a fraction of one, that each task takes.
-        in_flight: tasks handed over at a time, for each that can run.
+        in_flight: tasks handed over at a time, for each that can run; with a number of workers no more than these.
 
     Raises:
         UserError: Ray is not installed, the cluster cannot be reached, or it has no room for one task.
@@ -47,6 +47,7 @@ class Ray:
         self.address = address or os.environ.get("RAY_ADDRESS")
         self.gpus = gpus
         self.in_flight = in_flight
+        self._ahead = 1
         self._ray: Any = None
         self._started = False
 
@@ -59,7 +60,9 @@ class Ray:
         if not ray.is_initialized():
             self._connect()
             self._started = True
-        self.workers = self.workers or self._room()
+        self._ahead = self.workers or self._room() * self.in_flight
+        if self.workers is not None:
+            self._check_nodes()
         return self
 
     def _connect(self) -> None:
@@ -74,17 +77,43 @@ class Ray:
             ) from error
 
     def _room(self) -> int:
-        """Return how many tasks the cluster can run at a time."""
-        found = self._ray.cluster_resources()
-        room = int(found.get("GPU", 0) / self.gpus) if self.gpus else int(found.get("CPU", 0))
+        """Return how many tasks the cluster's nodes can run at a time, as it is now."""
+        self._check_nodes()
+        kind, each = ("GPU", self.gpus) if self.gpus else ("CPU", 1.0)
+        room = sum(int(has.get(kind, 0) / each) for has in self._nodes())
         if room < 1:
             wanted = f"{self.gpus:g} GPU" if self.gpus else "one CPU"
-            raise UserError(f"the Ray cluster has no node with {wanted} for a task; add nodes, or ask for less with --gpus")
+            raise UserError(
+                f"the Ray cluster has no node with {wanted} for a task; add nodes, ask for less with --gpus, or say "
+                "with --workers how many tasks may run where the cluster grows on demand"
+            )
         return room
+
+    def _nodes(self) -> list[dict[str, float]]:
+        """Return what each living node has."""
+        return [node.get("Resources", {}) for node in self._ray.nodes() if node["Alive"]]
+
+    def _check_nodes(self) -> None:
+        """Refuse a share of GPUs that no node has: such a task would wait for ever. Clusters may have no GPU yet."""
+        most = max((has.get("GPU", 0.0) for has in self._nodes()), default=0.0)
+        if 0 < most < self.gpus:
+            raise UserError(f"no node of the Ray cluster has {self.gpus:g} GPUs, the largest {most:g}; ask for less with --gpus")
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if self._started:
             self._ray.shutdown()
+
+    def _remote(self, function: Callable[..., Any]) -> Any:
+        """Make a task of a function; its process is kept for the next, with the models that it loaded, on a GPU too."""
+        needs = {"num_cpus": 0 if self.gpus else 1, "num_gpus": self.gpus}
+        return self._ray.remote(**needs, max_retries=RETRIES, max_calls=0)(function)
+
+    def hardware(self, device: str) -> str:
+        """Return what decides the last bits of a worker's arithmetic; all of them must have the same."""
+        found: str | UserError = self._ray.get(self._remote(_run).remote(usable, device))
+        if isinstance(found, UserError):
+            raise found
+        return found
 
     def run(self, function: Callable[[T], R], tasks: Iterable[T]) -> Iterator[tuple[T, R | UserError]]:
         """Yield (task, result) in the order of completion; a task that ended in a UserError yields that.
@@ -93,14 +122,13 @@ class Ray:
             MachineError: a task's workers died again and again, or the cluster is lost.
         """
         ray = self._ray
-        remote = ray.remote(num_cpus=0 if self.gpus else 1, num_gpus=self.gpus, max_retries=RETRIES)(_run)
+        remote = self._remote(_run)
         shared = ray.put(function)  # once: it may carry all images of a job
         queue = iter(tasks)
         pending: dict[Any, T] = {}
-        assert self.workers is not None
         try:
             while True:
-                for task in islice(queue, self.in_flight * self.workers - len(pending)):
+                for task in islice(queue, self._ahead - len(pending)):
                     pending[remote.remote(shared, task)] = task
                 if not pending:
                     return

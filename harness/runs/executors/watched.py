@@ -27,6 +27,10 @@ class Watched:
         self.crashed = crashed
         self.fail_fast = fail_fast
 
+    def hardware(self, device: str) -> str:
+        """Return what decides the last bits of arithmetic where the other executor works."""
+        return self.executor.hardware(device)
+
     def run(self, function: Callable[[T], R], tasks: Iterable[T]) -> Iterator[tuple[T, R | UserError]]:
         """Yield (task, result) in the order of completion; a task that ended in an exception yields that as a UserError.
 

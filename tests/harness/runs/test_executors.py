@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
+import time
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
@@ -19,6 +21,7 @@ from harness.suites.selection import Selection
 from harness.suites.suite import Suite
 from tests.harness.tiny import make, run
 from zoo.errors import MachineError, UserError
+from zoo.kernels import hardware
 
 Tiny = tuple[Suite, Path]
 
@@ -147,6 +150,35 @@ def test_ray_gives_the_same_rows_when_one_of_two_workers_is_killed_and_shares_no
         monkeypatch.undo()
     assert killed and canonical(spread.folder) == canonical(local.folder)
     assert not list((tmp_path / "node").rglob("*.safetensors")) and list((tmp_path / "driver").rglob("*.safetensors"))
+
+
+def _pid(task: int) -> tuple[int, float]:
+    began = time.time()
+    time.sleep(0.3)
+    return os.getpid(), began
+
+
+@pytest.mark.ray
+def test_a_cluster_with_gpus_keeps_its_processes_and_its_number_of_workers() -> None:
+    """Ray starts a process for each task on a GPU unless told otherwise; the GPUs here are Ray's word only."""
+    ray = pytest.importorskip("ray")
+    from harness.runs.executors.ray import Ray
+
+    ray.init(num_cpus=2, num_gpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    try:
+        with Ray(None, gpus=1.0) as cluster:
+            assert cluster.hardware("cpu") == hardware("cpu")
+            done = [result for _, result in cluster.run(_pid, range(12))]
+        assert len({pid for pid, _ in done}) <= 3
+        with pytest.raises(UserError, match="device 'cuda:9' cannot be used"), Ray(None, gpus=1.0) as cluster:
+            cluster.hardware("cuda:9")
+        with Ray(1, gpus=0.5) as cluster:
+            begun = sorted(began for _, (_, began) in cluster.run(_pid, range(4)))
+        assert min(b - a for a, b in itertools.pairwise(begun)) >= 0.3, "one after another"
+        with pytest.raises(UserError, match="no node of the Ray cluster has 3 GPUs, the largest 2"), Ray(None, gpus=3.0):
+            pass
+    finally:
+        ray.shutdown()
 
 
 @pytest.mark.ray

@@ -12,17 +12,19 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from PIL import Image
 
 from tests.hub_server import TOKEN, serve
 from zoo import registry
 from zoo._compat import ensure_torchvision
 from zoo.data import hub as hub_sets
-from zoo.data import imagenet, load, local
+from zoo.data import imagenet, load, local, training
 from zoo.data.hub import File, Pinned
 from zoo.data.images import read_labels
 from zoo.errors import UserError
 from zoo.evaluate import images as evaluated_images
+from zoo.recipes.augment import augment
 
 SHARED = Path(os.environ.get("ZOO_SHARED_DATA", Path(__file__).parents[4] / "shared" / "data"))
 
@@ -166,15 +168,47 @@ def test_imagenet_from_a_folder_of_classes(tmp_path, monkeypatch):
     assert data.labels.tolist() == [0, 1, 2] and data.ids[1] == "n01443537/1"
     assert (data.images[2].permute(1, 2, 0).numpy() == pixels(2, 512, 256)[16:240, 144:368]).all()  # 256 px high: only cropped
     with pytest.raises(UserError, match=r"there is no folder .*train"):
+        training("imagenet")
+    with pytest.raises(UserError, match="differ in shape"):
         load("imagenet", "train")
-    (tmp_path / "val").rename(tmp_path / "train")
-    train = load("imagenet", "train")
-    assert train.images.shape == (3, 3, 256, 256)  # squares, from which augmentation crops
-    assert (train.images[1].permute(1, 2, 0).numpy() == pixels(1, 512, 256)[:, 128:384]).all()
+
+
+def test_imagenets_training_images_are_whole_rectangles(tmp_path, monkeypatch):
+    """The paper's recipe crops them, not the squares in their middle; the shorter side is 256, resized as torchvision does."""
+    shapes = [(512, 256), (300, 700), (256, 256), (401, 300)]
+    for label, (width, height) in enumerate(shapes):
+        (tmp_path / f"train/n{label}").mkdir(parents=True)
+        (tmp_path / f"train/n{label}/a.png").write_bytes(png(label, width, height))
+    monkeypatch.setenv("ZOO_IMAGENET", str(tmp_path))
+    monkeypatch.setenv("ZOO_CACHE", str(tmp_path / "cache"))
+    data = training("imagenet")
+    assert len(data) == 4 and data.labels.tolist() == [0, 1, 2, 3] and data.ids[3] == "n3/a"
+    assert data.pictures.sides.tolist() == [[256, 512], [597, 256], [256, 256], [256, 342]]
+    for place, (width, height) in enumerate(shapes):
+        small = min(width, height)
+        wanted = Image.fromarray(pixels(place, width, height))
+        wanted = wanted.resize((int(256 * width / small), int(256 * height / small)), Image.Resampling.BILINEAR)
+        assert (data.pictures.picture(place).permute(1, 2, 0).numpy() == np.asarray(wanted)).all()
+    before = data.digest
+    imagenet.training.cache_clear()
+    assert training("imagenet").digest == before, "read from the file that was prepared"
+
+    chosen, draws = torch.tensor([1, 0, 1]), torch.Generator().manual_seed(0)
+    x = augment(data.batch(chosen), "resize-crop-flip", draws, 224)
+    assert x.shape == (3, 3, 224, 224) and x.dtype == torch.float32 and float(x.max()) <= 1
+    draws = torch.Generator().manual_seed(0)
+    rooms = torch.tensor([[374, 33], [33, 289], [374, 33]])
+    places, mirrored = torch.randint(2**48, (3, 2), generator=draws) % rooms, torch.rand(3, generator=draws) < 0.5
+    for crop, picture, (top, left), flipped in zip(x, chosen, places.tolist(), mirrored, strict=True):
+        wanted = data.pictures.picture(picture)[:, top : top + 224, left : left + 224].float() / 255
+        assert torch.equal(crop, wanted.flip(-1) if flipped else wanted)
+    assert augment(data.batch(chosen), "resize-crop-flip", draws, 299).shape == (3, 3, 299, 299)
+    with pytest.raises(UserError, match="augment: crop-flip cannot handle"):
+        augment(data.batch(chosen), "crop-flip", draws, 224)
     monkeypatch.delenv("ZOO_IMAGENET")
-    imagenet.prepared.cache_clear()
+    imagenet.training.cache_clear()
     with pytest.raises(UserError, match="set ZOO_IMAGENET"):
-        load("imagenet", "train")
+        training("imagenet")
 
 
 def test_a_network_is_evaluated_on_the_crop_that_its_claim_was_measured_on(tmp_path, monkeypatch):

@@ -11,11 +11,13 @@ import torch
 
 from tests.zoo.recipes.conftest import TWO_BITS, Builder, make_entry
 from zoo import recipes
+from zoo.data import Dataset
+from zoo.data.rectangles import Photographs, Rectangles
 from zoo.errors import UserError
 from zoo.evaluate import predictions
 from zoo.quant import read_metadata, states
 from zoo.recipes.seeds import stream
-from zoo.registry.entry import QuantSpec
+from zoo.registry.entry import Input, QuantSpec
 
 
 def test_building_twice_gives_the_same_bytes_and_leaves_torch_as_it_was(builder: Builder, tmp_path: Path) -> None:
@@ -153,3 +155,27 @@ def test_starts_are_built_before_what_needs_them() -> None:
     with pytest.raises(UserError, match=r"q, which qaa starts from, has no recipe"):
         bare = {**entries, "q": entries["q"].model_copy(update={"recipe": None})}
         recipes.build_order([entries["qaa"]], bare, lambda entry: False)
+
+
+@pytest.mark.parametrize("quant", [None, TWO_BITS])
+def test_pictures_of_many_shapes_are_trained_on(builder: Builder, quant: QuantSpec | None) -> None:
+    """As ImageNet's: crops out of whole rectangles, for training and for the calibration of what is quantised."""
+    draws = torch.Generator().manual_seed(0)
+    sides = torch.tensor([[18, 18 + 5 * (place % 4)] if place % 2 else [18 + 3 * (place % 5), 18] for place in range(64)])
+    flat = torch.randint(0, 256, (int(3 * sides.prod(1).sum()),), generator=draws, dtype=torch.uint8)
+    labels = torch.arange(64) % 10
+    ids = tuple(str(place) for place in range(64))
+    train = Photographs("pictures", "train", Rectangles.of(flat, sides), labels, ids)
+    test = Dataset("pictures", "test", torch.zeros(10, 3, 16, 16, dtype=torch.uint8), labels[:10], ids[:10])
+    entry = make_entry("pictures", quant, augment="resize-crop-flip", **({"start": "plain"} if quant else {}))
+    update = {"arch_args": {"width": 4, "in_chans": 3}, "input": Input(size=16, channels=3, mean=(0.5,) * 3, std=(0.3,) * 3)}
+    entry = entry.model_copy(update=update)
+    if quant:
+        plain = make_entry("plain", augment="resize-crop-flip").model_copy(update=update)
+        builder(plain, data_train=train, data_test=test)
+    first = builder(entry, data_train=train, data_test=test)
+    again = builder(entry, data_train=train, data_test=test, out=builder.folder / "again.safetensors")
+    assert first.sha256 == again.sha256
+    with pytest.raises(UserError, match="augment: none cannot handle"):
+        wrong = entry.model_copy(update={"recipe": entry.recipe.model_copy(update={"augment": "none"})})  # type: ignore[union-attr]
+        builder(wrong, data_train=train, data_test=test, out=builder.folder / "wrong.safetensors")

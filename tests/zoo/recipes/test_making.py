@@ -30,6 +30,7 @@ def trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The runs of training, one item each."""
     monkeypatch.setenv("ZOO_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("zoo.recipes.making.load_data", data)
+    monkeypatch.setattr("zoo.recipes.making.training", lambda name: data(name, "train"))
     runs: list[str] = []
     original = Fit.run
 

@@ -162,7 +162,7 @@ def test_qaa_entries_follow_the_paper():
 
 
 def test_what_imagenet_trains_or_calibrates_on_has_the_size_of_its_entry():
-    """Training images are kept as squares of 256 px, of which only that augmentation makes 224."""
+    """Training images are rectangles of which only that augmentation makes 224 px."""
     for name, entry in REGISTRY.items():
         recipe = entry.recipe
         copied = recipe and recipe.kind == "ptq" and recipe.start and REGISTRY[recipe.start].quant
