@@ -79,6 +79,7 @@ def open_style(salt: str) -> Iterator[None]:
         "pdf.fonttype": 42,
         "font.family": "DejaVu Sans",
         "font.size": 9,
+        "text.hinting": "none",  # so that words are laid out as wide as they are drawn
         "axes.spines.top": False,
         "axes.spines.right": False,
         "axes.edgecolor": INK,
