@@ -64,11 +64,13 @@ def _request(overlays: tuple[Path, ...], asked: dict[str, Any]) -> Request:
 
 def _run(request: Request, out: Path, as_json: bool) -> None:
     from harness.api import perform
+    from harness.runs.lacking import summed
     from harness.suites.suite import load
+    from zoo.registry import load as load_registry
 
     with progress() as notify:
         report, board = perform(load(request.suite), request, out, notify)
-    for reason in dict.fromkeys(report.blocked.values()):
+    for reason in summed(report.blocked, load_registry(request.overlays), request.suite):
         click.echo(f"missing: {reason}", err=True)
     click.echo(f"{len(report.written)} rows made, {len(report.reused)} kept; {report.folder}", err=True)
     print_board(board, as_json)
@@ -113,7 +115,8 @@ def plan_command(overlays: tuple[Path, ...], /, out: Path, as_json: bool, no_mea
 
 
 def _print_plan(request: Request, out: Path, as_json: bool, measure: bool) -> None:
-    from harness.runs.plan import plan, planned_workspace, to_do_first
+    from harness.runs.lacking import to_do_first
+    from harness.runs.plan import plan, planned_workspace
     from harness.suites.suite import load
     from zoo.devices import check_device
 
@@ -165,7 +168,8 @@ def status_command(
       harness status --suite digits-qnn
       harness status --suite digits-qnn --limit 50
     """
-    from harness.runs.plan import at_version, others, status, to_do_first
+    from harness.runs.lacking import to_do_first
+    from harness.runs.plan import at_version, others, status
     from harness.runs.runner import suite_folder
     from harness.runs.unfinished import unfinished
     from harness.suites.suite import load

@@ -19,7 +19,6 @@ from harness.suites.selection import Job, Selection
 from harness.suites.suite import Suite
 from zoo.errors import UserError
 from zoo.hub.pulling import availability, whereabouts
-from zoo.registry import Registry
 from zoo.registry.entry import ModelEntry
 
 
@@ -94,24 +93,6 @@ def planned_workspace(suite: Suite, request: Request) -> Workspace:
     except UserError:
         context = Context(suite, request.overlays, request.device, request.limit, None, *precise)
         return workspace_of(context)
-
-
-def to_do_first(models: Iterable[str], registry: Registry, suite: str) -> list[str]:
-    """Return what is to be done about the models that are not here, a line for each kind of deed."""
-    models = list(dict.fromkeys(models))
-    where = whereabouts((m for m in models if m in registry), registry)
-    strangers = [m for m in models if m not in registry]
-    lines = [f"not in the registry (name yours with --registry): {', '.join(strangers)}"] if strangers else []
-    if where["pull"]:
-        sizes = [w.size for name in where["pull"] if (w := registry[name].weights)]
-        unknown = f" and {sizes.count(None)} of unknown size" if None in sizes else ""
-        total = f"{sum(size or 0 for size in sizes) / 1e6:.0f} MB{unknown}"
-        lines.append(f"to download ({total}; zoo pull --suite {suite}): {', '.join(where['pull'])}")
-    if where["build"]:
-        lines.append(f"to build (zoo build --suite {suite}; what each takes: zoo show NAME): {', '.join(where['build'])}")
-    if where["missing"]:
-        lines.append(f"not to be had (zoo show NAME says why): {', '.join(where['missing'])}")
-    return lines
 
 
 def plan(workspace: Workspace, selection: Selection, out: Path, measure: bool = True) -> Plan:
