@@ -73,7 +73,7 @@ def test_a_build_says_all_that_it_needs(tmp_path: Path) -> None:
 
 
 def test_a_build_whose_start_is_not_here_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("zoo.recipes.making.load_data", lambda name, split: None)
+    monkeypatch.setattr("zoo.recipes.making.training", lambda name: None)
     told = CliRunner().invoke(zoo_main, ["build", "resnet34-2bit"])
     assert told.exit_code == 2 and "get them with: zoo pull resnet34." in told.stderr, told.output
     assert "ImageNet's training images" in told.stderr
