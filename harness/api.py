@@ -33,12 +33,20 @@ def load_suite(name: str | Path) -> Suite:
     return load(str(name))
 
 
-def load_board(suite: str | Path, *, version: int | None = None, out: str | Path = "leaderboards", mixed: bool = False) -> Board:
+def load_board(
+    suite: str | Path,
+    *,
+    version: int | None = None,
+    limit: int | None = None,
+    out: str | Path = "leaderboards",
+    mixed: bool = False,
+) -> Board:
     """Return the board of a suite from its rows, without running anything.
 
     Args:
         suite: name of the suite, its file, or the path of a leaderboard folder.
-        version: a version of the suite; None is the newest.
+        version: a version of the suite; None is the newest that has rows.
+        limit: the board of a trial on so many images.
         out: folder of the leaderboards.
         mixed: rank and compare tiers of evidence together.
 
@@ -48,7 +56,7 @@ def load_board(suite: str | Path, *, version: int | None = None, out: str | Path
     from harness.board import load
     from harness.records.pinned import board_folder
 
-    return load(board_folder(Path(out), str(suite), version), mixed=mixed)
+    return load(board_folder(Path(out), str(suite), version, limit), mixed=mixed)
 
 
 def run(

@@ -107,7 +107,8 @@ def states(tables: Tables) -> Figure:
         bar = [[row["asr"] - row["low"]], [row["high"] - row["asr"]]]
         style = {"color": COLOURS[kind % len(COLOURS)], "hatch": hatches[kind % len(hatches)], "edgecolor": "white", "lw": 0.4}
         axis.barh(place, row["asr"], 0.72, xerr=bar, error_kw={"lw": 0.8, "capsize": 2, "ecolor": "#5A636C"}, **style)
-    axis.set_yticks(range(len(rows)), [f"{row['substitute']}: {row['state']}" for row in rows], fontsize=7.5)
+    names = [f"{row['substitute'].removesuffix('.wa').removesuffix('.w')}: {row['state']}" for row in rows]
+    axis.set_yticks(range(len(rows)), names, fontsize=7.5)
     axis.invert_yaxis()
     axis.set_xlabel("ASR over black-box targets (%), 95 % interval")
     axis.grid(axis="x")

@@ -77,7 +77,7 @@ def _footnotes(board: Board, drawn: Sequence[str], reasons: Reasons) -> list[str
     """Say what the marks in tables that are drawn as text mean, and what is not there."""
     tables, parts = _tables(board, Reasons()), []
     if any(f"{DASH}{WHITEBOX}" in part for part in drawn):
-        parts.append(f"{DASH}{WHITEBOX} every target is white-box: the substitute has its weights or its architecture")
+        parts.append(f"{DASH}{WHITEBOX} every target is of the same architecture: the substitute has that, or its weights too")
     if tables.summary == "Common targets":
         parts.append("Common targets: mean over families of the targets that are black-box for every substitute here")
     if any(PARTIAL in part for part in drawn):

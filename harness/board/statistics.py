@@ -120,17 +120,28 @@ class Rates:
             self._means[key] = self._mean(w)
         return self._means[key]
 
+    def single(self, target: int) -> Rate | None:
+        """Return one target's rate, what `mean` says when that target alone has weight; None when it has no data."""
+        n = int(self.n[target])
+        return _rate(float(self.value[target]), float(self.covariance[target, target]), n, n, n) if n else None
+
     def _mean(self, w: Floats) -> Rate:
         used = w > 0
         value = float(w[used] @ self.value[used])
         variance = float(w @ self.covariance @ w)
-        spread = value * (1 - value)
-        if spread <= 1e-12 or variance <= 0:
-            value = min(1.0, max(0.0, round(value, 12)))
-            size = float(self.n[used].min()) if spread <= 1e-12 else float(self.n[used].sum())
-        else:
-            size = min(spread / variance, float(self.n[used].sum()))
-        return Rate(value, *wilson(value * size, size), images_counted(self.counted, used))
+        fewest, cells = int(self.n[used].min()), int(self.n[used].sum())
+        return _rate(value, variance, fewest, cells, images_counted(self.counted, used))
+
+
+def _rate(value: float, variance: float, fewest: int, cells: int, images: int) -> Rate:
+    """Return a rate with the interval that `Rates` describes."""
+    spread = value * (1 - value)
+    if spread <= 1e-12 or variance <= 0:
+        value = min(1.0, max(0.0, round(value, 12)))
+        size = float(fewest if spread <= 1e-12 else cells)
+    else:
+        size = min(spread / variance, float(cells))
+    return Rate(value, *wilson(value * size, size), images)
 
 
 class Pairing:

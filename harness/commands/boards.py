@@ -62,7 +62,7 @@ def compare_command(names: tuple[str, ...], suite_name: str, paper: bool, versio
 
 @click.command("board")
 @suite_option
-@click.option("--version", "version", type=click.IntRange(min=1), help="A version of the suite; the newest by default.")
+@click.option("--version", "version", type=click.IntRange(min=1), help="A version of the suite; the newest with rows by default.")
 @click.option("--limit", type=click.IntRange(min=1), help="The board of a trial on the first N images.")
 @click.option("--check", is_flag=True, help="Fail when the board's files and its rows disagree.")
 @click.option("--mixed", is_flag=True, help="Rank and compare tiers of evidence together.")

@@ -23,7 +23,37 @@ out_option = click.option(
     show_default=True,
     help="Folder of the leaderboards.",
 )
-suite_option = click.option("--suite", "suite_name", required=True, help="A suite's name (harness list), or a YAML file.")
+
+
+def _suite_names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """Complete the name of a suite, for shells."""
+    from harness.suites.suite import names
+
+    return [name for name in names() if name.startswith(incomplete)]
+
+
+def _parts_of_suite(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """Complete the name of an attack, or of a substitute or target of the suite that --suite names."""
+    from harness.suites.suite import load
+    from zoo.errors import UserError
+
+    try:
+        suite = load(str(ctx.params.get("suite_name")))
+    except UserError:
+        return []
+    if param.name == "attacks":
+        from harness.attacks import names
+
+        known = [*suite.attack_names, *names()]
+    else:
+        known = suite.target_names if param.name == "targets" else [s.name for s in suite.substitutes]
+    before, comma, last = incomplete.rpartition(",")
+    return [f"{before}{comma}{name}" for name in dict.fromkeys(known) if name.startswith(last)]
+
+
+suite_option = click.option(
+    "--suite", "suite_name", required=True, shell_complete=_suite_names, help="A suite's name (harness list), or a YAML file."
+)
 device_option = click.option("--device", default="cpu", show_default=True, help="Where to run, such as cuda:0.")
 
 
@@ -50,7 +80,7 @@ def _several(option: str, name: str, words: str) -> Any:
     def split(_ctx: click.Context, _param: click.Parameter, given: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(part for value in given for part in map(str.strip, value.split(",")) if part)
 
-    return click.option(option, name, multiple=True, callback=split, help=words)
+    return click.option(option, name, multiple=True, callback=split, shell_complete=_parts_of_suite, help=words)
 
 
 def selecting(command: Any) -> Any:

@@ -103,7 +103,7 @@ def serve_command(overlays: tuple[Path, ...], /, leaderboards: Path, workers: in
 @click.argument("kind", type=click.Choice(KINDS))
 @click.argument("picture", type=click.Path(path_type=Path, dir_okay=False))
 @suite_option
-@click.option("--version", "version", type=click.IntRange(min=1), help="A version of the suite; the newest by default.")
+@click.option("--version", "version", type=click.IntRange(min=1), help="A version of the suite; the newest with rows by default.")
 @click.option("--limit", type=click.IntRange(min=1), help="The board of a trial on the first N images.")
 @click.option("--attack", "attacks", multiple=True, help="Only this attack; repeatable.")
 @click.option("--substitute", "substitutes", multiple=True, help="Only this substitute; repeatable.")
@@ -142,7 +142,7 @@ def plot_command(
 
 @click.command("samples")
 @suite_option
-@click.option("--version", "version", type=click.IntRange(min=1), help="A version of the suite; the newest by default.")
+@click.option("--version", "version", type=click.IntRange(min=1), help="A version of the suite; the newest with rows by default.")
 @click.option("--limit", type=click.IntRange(min=1), help="The board of a trial on the first N images.")
 @click.option("--attack", "attacks", multiple=True, help="Only this attack; repeatable.")
 @click.option("--substitute", "substitutes", multiple=True, help="Only this substitute; repeatable.")

@@ -64,11 +64,13 @@ def _request(overlays: tuple[Path, ...], asked: dict[str, Any]) -> Request:
 
 def _run(request: Request, out: Path, as_json: bool) -> None:
     from harness.api import perform
+    from harness.runs.lacking import summed
     from harness.suites.suite import load
+    from zoo.registry import load as load_registry
 
     with progress() as notify:
         report, board = perform(load(request.suite), request, out, notify)
-    for reason in dict.fromkeys(report.blocked.values()):
+    for reason in summed(report.blocked, load_registry(request.overlays), request.suite):
         click.echo(f"missing: {reason}", err=True)
     click.echo(f"{len(report.written)} rows made, {len(report.reused)} kept; {report.folder}", err=True)
     print_board(board, as_json)
@@ -113,7 +115,8 @@ def plan_command(overlays: tuple[Path, ...], /, out: Path, as_json: bool, no_mea
 
 
 def _print_plan(request: Request, out: Path, as_json: bool, measure: bool) -> None:
-    from harness.runs.plan import plan, planned_workspace, to_do_first
+    from harness.runs.lacking import to_do_first
+    from harness.runs.plan import plan, planned_workspace
     from harness.suites.suite import load
     from zoo.devices import check_device
 
@@ -150,11 +153,14 @@ def _duration(seconds: float) -> str:
 
 @click.command("status")
 @suite_option
+@click.option("--version", type=click.IntRange(min=1), help="A version of the suite; the newest with rows by default.")
 @click.option("--limit", type=click.IntRange(min=1), help="Of a trial on the first N images.")
 @out_option
 @json_option
 @click.pass_obj
-def status_command(overlays: tuple[Path, ...], /, suite_name: str, limit: int | None, out: Path, as_json: bool) -> None:
+def status_command(
+    overlays: tuple[Path, ...], /, suite_name: str, version: int | None, limit: int | None, out: Path, as_json: bool
+) -> None:
     """Say which rows of a suite are there, which models it still lacks, and whether a run of it stopped half-way.
 
     \b
@@ -162,12 +168,13 @@ def status_command(overlays: tuple[Path, ...], /, suite_name: str, limit: int | 
       harness status --suite digits-qnn
       harness status --suite digits-qnn --limit 50
     """
-    from harness.runs.plan import others, status, to_do_first
+    from harness.runs.lacking import to_do_first
+    from harness.runs.plan import at_version, others, status
     from harness.runs.runner import suite_folder
     from harness.runs.unfinished import unfinished
     from harness.suites.suite import load
 
-    suite = load(suite_name)
+    suite = at_version(load(suite_name), out, limit, version)
     folder = suite_folder(out, suite, limit)
     rows = status(suite, folder)
     emit(rows, as_json, {"name": "row", "state": "state", "reason": "reason"})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import click
 
 from harness.commands.common import out_option
 from zoo.commands.terminal import emit, json_option, open_registry
+from zoo.errors import UserError
 
 
 @click.command("list")
@@ -108,20 +110,28 @@ def show_command(name: str, as_json: bool) -> None:
 @suite_group.command("bump")
 @click.argument("name")
 @click.option("--because", required=True, help="What changes and what that does to the numbers, in one line.")
+@click.option("--yes", is_flag=True, help="Do not ask before the suite's file is changed.")
 @out_option
-def bump_command(name: str, because: str, out: Path) -> None:
+def bump_command(name: str, because: str, yes: bool, out: Path) -> None:
     """Raise the version of the suite NAME (or a YAML file) by one, with a line in the new version's changelog.
 
-    Do this with any change that moves a number. Older versions stay: show them with harness board --version, run them with
+    Do this with any change that moves a number, to suites of your own, or in a checkout of the project. Older versions stay:
+    the newest one that has rows is shown by default, others with harness board --version, and they are run by
     harness run --suite leaderboards/NAME/v1/suite.yaml.
 
     \b
     Example:
       harness suite bump digits-qnn --because "20 steps: every ASR rises by about 3 points"
     """
-    from harness.suites.suite import find
-    from harness.suites.versions import CHANGELOG, bump
+    from harness.suites.suite import find, load
+    from harness.suites.versions import CHANGELOG, bump, check_own
 
+    check_own(find(name))
+    if not yes:
+        version = load(name).version
+        if not sys.stdin.isatty():
+            raise UserError(f"{find(name)} would go from version {version} to {version + 1}; say --yes where nobody can be asked")
+        click.confirm(f"change {find(name)} from version {version} to {version + 1}?", abort=True)
     suite = bump(name, because, out)
     click.echo(f"{find(name)}: version {suite.version}; {out / suite.name / f'v{suite.version}' / CHANGELOG}")
 

@@ -202,7 +202,7 @@ def architecture(arch: str) -> str:
 
 
 def board_folder(out: Path, suite: str, version: int | None = None, limit: int | None = None) -> Path:
-    """Return the folder of a suite's board, of its newest version by default.
+    """Return the folder of a suite's board, by default of the newest version that has rows.
 
     Args:
         out: folder of the leaderboards.
@@ -232,4 +232,5 @@ def board_folder(out: Path, suite: str, version: int | None = None, limit: int |
         raise UserError(f"{folder} holds no leaderboard{hint}; make one with: harness run --suite {suite}")
     if version is not None and version not in found:
         raise UserError(f"{folder} has no version {version}; it has {', '.join(map(str, sorted(found)))}")
-    return found[version or max(found)]
+    filled = [number for number, path in found.items() if any((path / "rows").glob("*.json"))]
+    return found[version or max(filled or found)]

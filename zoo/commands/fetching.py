@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from zoo.commands.terminal import chosen, emit, human, json_option, open_registry
+from zoo.commands.terminal import chosen, emit, human, json_option, model_names, open_registry
 from zoo.errors import UserError
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("names", nargs=-1)
+@click.argument("names", nargs=-1, shell_complete=model_names)
 @click.option("--suite", "suites", multiple=True, help="Every model of a suite, such as imagenet-qnn; repeatable.")
 @click.option("--build", is_flag=True, help="Make by their recipes what is not published, which may take hours.")
 @click.option("--unpinned", is_flag=True, help="Accept weights for which the registry gives no sha256.")
@@ -120,7 +120,7 @@ def _build(steps: list[Step], registry: Registry, device: str, *, asked: bool) -
 
 
 @click.command()
-@click.argument("names", nargs=-1)
+@click.argument("names", nargs=-1, shell_complete=model_names)
 @json_option
 @click.pass_obj
 def verify(overlays: tuple[Path, ...], /, names: tuple[str, ...], as_json: bool) -> None:

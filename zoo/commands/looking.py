@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from zoo.commands.terminal import cell, chosen, emit, json_option, open_registry
+from zoo.commands.terminal import cell, chosen, emit, human, json_option, model_names, open_registry
 
 
 @click.command("list")
@@ -36,11 +36,14 @@ def list_command(overlays: tuple[Path, ...], /, patterns: tuple[str, ...], as_js
     registry = open_registry(overlays)
     entries = registry.match(patterns) if patterns else list(registry.values())
     headers = {"name": "name", "family": "family", "data": "data", "arch": "architecture", "bits": "W/A", "method": "method"}
-    emit(rows(entries, availability, **filters), as_json, {**headers, "weights": "weights", "top1": "top-1"})
+    found = rows(entries, availability, **filters)
+    if not as_json:
+        found = [{**row, "size": None if row["size"] is None else human(row["size"])} for row in found]
+    emit(found, as_json, {**headers, "weights": "weights", "size": "size", "top1": "top-1"})
 
 
 @click.command()
-@click.argument("name")
+@click.argument("name", shell_complete=model_names)
 @json_option
 @click.pass_obj
 def show(overlays: tuple[Path, ...], /, name: str, as_json: bool) -> None:
@@ -71,7 +74,7 @@ def show(overlays: tuple[Path, ...], /, name: str, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("names", nargs=-1)
+@click.argument("names", nargs=-1, shell_complete=model_names)
 @click.option("--strict", is_flag=True, help="Exit with 1 when anything is unknown.")
 @json_option
 @click.pass_obj

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from zoo.commands.terminal import chosen, data_option, human, json_option, open_registry
+from zoo.commands.terminal import chosen, data_option, human, json_option, model_names, open_registry
 from zoo.errors import UserError
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @click.command("eval")
-@click.argument("names", nargs=-1, required=True)
+@click.argument("names", nargs=-1, required=True, shell_complete=model_names)
 @click.option("--limit", type=click.IntRange(min=1), help="Only the first N test images.")
 @click.option("--device", default="cpu", show_default=True, help="Where to run, such as cuda:0.")
 @click.option("--batch-size", type=click.IntRange(min=1), default=100, show_default=True)
@@ -61,7 +61,7 @@ def eval_command(
 
 
 @click.command("build")
-@click.argument("names", nargs=-1)
+@click.argument("names", nargs=-1, shell_complete=model_names)
 @click.option("--suite", "suites", multiple=True, help="Whatever a suite lacks and a recipe makes; repeatable.")
 @click.option("--device", default="cpu", show_default=True, help="Where to train, such as cuda:0.")
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder for the files instead of the cache.")

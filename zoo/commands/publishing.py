@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from zoo.commands.terminal import chosen, emit, human, json_option, open_registry
+from zoo.commands.terminal import chosen, emit, human, json_option, model_names, open_registry
 from zoo.errors import UserError
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("name")
+@click.argument("name", shell_complete=model_names)
 @click.option("--repo", required=True, help="Hub repository to create or update, as ORG/NAME.")
 @click.option("--file", type=click.Path(path_type=Path, dir_okay=False), help="A safetensors file instead of the one in use.")
 @click.option("--license", help="Licence of the weights, such as apache-2.0; otherwise the registry's.")
@@ -64,7 +64,7 @@ def push(
 
 
 @click.command()
-@click.argument("names", nargs=-1)
+@click.argument("names", nargs=-1, shell_complete=model_names)
 @click.option("--check", is_flag=True, help="Write nothing; exit with 1 when anything is missing or has moved.")
 @click.option("--again", is_flag=True, help="Pin local files of NAMES anew where the registry says otherwise, as after training.")
 @json_option

@@ -21,9 +21,10 @@ class Command(click.Group):
     """A group whose user errors print one paragraph and exit with 2, and whose Ctrl-C exits with 130."""
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the command line."""
+        """Run the command line; --registry may stand anywhere in it."""
+        given = list(args[0] if args and args[0] is not None else kwargs.pop("args", None) or sys.argv[1:])
         try:
-            status = super().main(*args, **{**kwargs, "standalone_mode": False})
+            status = super().main(_registries_first(given), *args[1:], **{**kwargs, "standalone_mode": False})
         except UserError as error:
             raise SystemExit(_fail(f"Error: {error}", 2)) from None
         except click.ClickException as error:
@@ -39,6 +40,23 @@ class Command(click.Group):
         if isinstance(status, int) and status:  # a command that exits by itself: click hands its status back here
             raise SystemExit(status)
         return status
+
+
+def _registries_first(given: Sequence[str]) -> list[str]:
+    """Move --registry and its value before the command, where click looks for it; what comes after -- stays."""
+    first: list[str] = []
+    rest: list[str] = []
+    places = iter(given)
+    for word in places:
+        if word == "--":
+            rest += [word, *places]
+        elif word == "--registry":
+            first += [word, *[value for value in [next(places, None)] if value is not None]]
+        elif word.startswith("--registry="):
+            first.append(word)
+        else:
+            rest.append(word)
+    return first + rest
 
 
 def _fail(message: str, status: int) -> int:
@@ -89,6 +107,13 @@ registry_option = click.option(
     type=click.Path(path_type=Path),
     help="A registry file of your own that adds or shadows entries; may be given more than once (also $ZOO_REGISTRY).",
 )
+
+
+def model_names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """Complete the name of a model, for shells."""
+    from zoo.registry import load
+
+    return [name for name in load(ctx.find_root().params.get("overlays") or ()) if name.startswith(incomplete)]
 
 
 def open_registry(overlays: Iterable[Path]) -> Registry:

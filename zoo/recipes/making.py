@@ -121,7 +121,7 @@ def _check_data(entry: ModelEntry, registry: Registry, data: str | None) -> None
     if entry.recipe is None or entry.recipe.kind == "export":
         return
     try:
-        load_data(data or entry.data, "train")
+        training(data or entry.data)
     except UserError as error:
         start = entry.recipe.start
         while start is not None and step(registry[start]).kind == "build":

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from zoo.errors import UserError, did_you_mean
 from zoo.registry.entry import ModelEntry
-from zoo.registry.registry import Registry
+from zoo.registry.registry import Registry, natural
 
 
 def rows(
@@ -20,8 +21,12 @@ def rows(
     method: str | None = None,
     available: bool = False,
 ) -> list[dict[str, Any]]:
-    """Return one plain row per entry that passes the filters; `availability` says in a word where its bytes would come from."""
-    found = []
+    """Return one plain row per entry that passes the filters; `availability` says in a word where its bytes would come from.
+
+    Raises:
+        UserError: none passes.
+    """
+    entries, found = list(entries), []
     for e in entries:
         where = availability(e)
         keep = (
@@ -42,10 +47,31 @@ def rows(
                     "bits": f"{e.w_bits}/{e.a_bits}",
                     "method": (e.quant.method if e.quant else None) if not e.alternation else f"{e.quant.method}+qaa",  # type: ignore[union-attr]
                     "weights": where,
+                    "size": e.weights.size if e.weights else None,
                     "top1": e.clean_accuracy.top1 if e.clean_accuracy else None,
                 }
             )
+    if not found:
+        raise UserError(_none(entries, {"family": family, "data": data, "arch": arch, "bits": bits, "method": method}, available))
     return found
+
+
+def _none(entries: Iterable[ModelEntry], filters: Mapping[str, object], available: bool) -> str:
+    """Say which filters let nothing pass, and what comes near to one that no entry has."""
+    values: dict[str, set[str]] = {
+        "family": {e.family for e in entries},
+        "data": {e.data for e in entries},
+        "arch": {e.arch for e in entries} | {e.arch.split(":")[1] for e in entries},
+        "bits": {str(e.a_bits) for e in entries},
+        "method": {str(e.quant.method) for e in entries if e.quant},
+    }
+    given = {key: str(value) for key, value in filters.items() if value is not None}
+    said = " ".join([*(f"--{key} {value}" for key, value in given.items()), *["--available"] * available])
+    for key, value in given.items():
+        if not any(fnmatch.fnmatchcase(known, value) for known in values[key]):
+            listed = f"; there are {', '.join(sorted(values[key], key=natural))}" if key != "arch" else ""
+            return f"no model matches {said}: none has {key} {value}{did_you_mean(value, values[key])}{listed}"
+    return f"no model matches {said}, though each of these alone has some" if said else "no model is there"
 
 
 def details(entry: ModelEntry, registry: Registry) -> dict[str, Any]:

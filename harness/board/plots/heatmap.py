@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def draw(board: Board, choice: Choice) -> Figure:
-    """Return the picture: a cell's shade and figure are its ASR in percent; white-box cells carry a star, missing ones a dash."""
+    """Return the picture: a cell's shade and figure are its ASR in percent, starred within one architecture."""
     lines = choice.lines(board)
     shown = lines[: choice.most]
     frame = board.frame
@@ -40,7 +40,7 @@ def draw(board: Board, choice: Choice) -> Figure:
         spine.set_visible(False)
     _mark_widths(axis, [board.suite.bits[name] for name in names], len(shown))
     figure.colorbar(grid, ax=axis, label="ASR (%)", fraction=0.025, pad=0.01)
-    words = "ASR of every line on every target (* white-box)"
+    words = "ASR of every line on every target (* same architecture)"
     if len(shown) < len(lines):
         words += f", the best {len(shown)} of {len(lines)}"
     axis.set_xlabel(title(board, words), labelpad=20)

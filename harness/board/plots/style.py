@@ -79,6 +79,7 @@ def open_style(salt: str) -> Iterator[None]:
         "pdf.fonttype": 42,
         "font.family": "DejaVu Sans",
         "font.size": 9,
+        "text.hinting": "none",  # so that words are laid out as wide as they are drawn
         "axes.spines.top": False,
         "axes.spines.right": False,
         "axes.edgecolor": INK,
@@ -157,11 +158,15 @@ def to_svg(figure: Figure) -> str:
 def inline_svg(figure: Figure, label: str) -> str:
     """Return a figure as an SVG element for a page: it takes the colour of the text around it and says what it shows."""
     import matplotlib
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
 
     buffer = io.StringIO()
     _lay_out(figure)
-    with matplotlib.rc_context({"svg.fonttype": "none"}):
-        figure.savefig(buffer, format="svg", metadata={"Date": None}, transparent=True)
+    for patch in (figure.patch, *(axis.patch for axis in figure.axes)):
+        patch.set_facecolor("none")
+        patch.set_edgecolor("none")
+    with matplotlib.rc_context({"svg.fonttype": "none"}):  # `savefig` would draw everything once more, only to measure it
+        FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None})
     text = buffer.getvalue()
     text = text[text.index("<svg") :].replace(INK, "currentColor").replace(INK.lower(), "currentColor")
     for side, inches in zip(("width", "height"), figure.get_size_inches(), strict=True):

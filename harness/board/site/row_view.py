@@ -6,8 +6,6 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from harness.board.lines import Line
 from harness.board.site.view import View, in_percent
 from harness.board.site.viewer import CLEAN, FOLDER, Samples, strip_name
@@ -19,17 +17,16 @@ def targets(view: View, line: Line) -> list[dict[str, Any]]:
     """Return every target with its rates over all seeds, in the order of the families."""
     frame, bits = view.board.frame, view.board.suite.bits
     n_correct = line.correct.sum(axis=1)
-    every = np.eye(len(frame.targets))
     made = []
     for place, target in enumerate(frame.targets):
-        one, there = every[place], bool(line.measured[place])
+        there = bool(line.measured[place])
         made.append(
             {
                 "target": target,
                 "family": next(title for title, member in frame.members.items() if member[place]),
                 "bits": bits[target],
-                "asr": in_percent(line.asr.mean(one)) if there else None,
-                "error": in_percent(line.error.mean(one)) if there else None,
+                "asr": in_percent(line.asr.single(place)) if there else None,
+                "error": in_percent(line.error.single(place)) if there else None,
                 "clean_error": round(100 * float(line.clean_error[place]), 2) if frame.known[place] else None,
                 "n_correct": int(n_correct[place]),
                 "whitebox": bool(line.whitebox[place]),

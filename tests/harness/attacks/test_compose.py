@@ -126,8 +126,8 @@ def test_every_slot_can_be_filled() -> None:
         ({"use": "mim", "options": {"decay": 0.5}}, "replace them by `base: mim`"),
         ({"use": "mim", "decay": 0.5}, "takes only name and options"),
         ({"use": "torchattacks:PGD", "options": [1]}, "options being a mapping"),
-        (["mim"], "by its name or by a mapping"),
-        (None, "by its name or by a mapping"),
+        (["mim"], "is given by its name, by a mapping"),
+        (None, "is given by its name, by a mapping"),
     ],
 )
 def test_misuse_names_the_path(spec: Any, words: str) -> None:

@@ -90,7 +90,8 @@ def short(name: str) -> Attack:
     if name in SLOW_TO_RISE:
         return at_cost(attack.but(steps=10), 2, 40)
     few = attack.but(steps=3 if attack.but(steps=1).cost(1).forwards <= 15 else 2)
-    return few if name in PAPER or few.cost(1).backwards <= 24 else at_cost(few, 2, 24)
+    most = 24 if name == "maskblock" else 12  # fewer blocks of MaskBlock's grid would leave one, which every seed masks
+    return few if name in PAPER or few.cost(1).backwards <= most else at_cost(few, 2, most)
 
 
 def arch_for(name: str) -> str:

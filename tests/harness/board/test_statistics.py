@@ -235,3 +235,12 @@ def test_shapes_must_agree() -> None:
         stats.Pairing(np.zeros((2, 3)), np.zeros((2, 4)), np.zeros((2, 3)))
     with pytest.raises(ValueError, match="weights"):
         stats.Rates(np.zeros((2, 3)), np.ones((2, 3))).mean([1.0])
+
+
+def test_the_rate_of_one_target_is_the_mean_in_which_it_alone_has_weight() -> None:
+    rng = np.random.default_rng(3)
+    wrong, counted = rng.random((6, 40)) < 0.4, rng.random((6, 40)) < 0.8
+    counted[0], wrong[1], wrong[2] = False, True, False
+    rates = stats.Rates(wrong, counted)
+    assert [rates.single(t) for t in range(6)] == [rates.mean(np.eye(6)[t]) for t in range(6)]
+    assert rates.single(0) is None

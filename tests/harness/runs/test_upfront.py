@@ -46,7 +46,7 @@ def test_the_list_of_suites_counts_models_by_where_they_are() -> None:
 def test_the_status_of_a_suite_names_what_it_lacks(tmp_path: Path) -> None:
     told = harness("status", "--suite", "imagenet-qnn", "--out", str(tmp_path))
     assert told.exit_code == 0, told.output
-    [pull] = re.findall(r"to download \(\d+ MB; zoo pull --suite imagenet-qnn\): .*", told.stderr)
+    [pull] = re.findall(r"to download \(\d+ MB.*; zoo pull --suite imagenet-qnn\): .*", told.stderr)
     [build] = re.findall(r"to build \(zoo build --suite imagenet-qnn; .*", told.stderr)
     assert "resnet34" in pull and "resnet34-2bit" in build
     assert "to download" not in harness("status", "--suite", "digits-qnn", "--out", str(tmp_path)).output
@@ -73,7 +73,7 @@ def test_a_build_says_all_that_it_needs(tmp_path: Path) -> None:
 
 
 def test_a_build_whose_start_is_not_here_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("zoo.recipes.making.load_data", lambda name, split: None)
+    monkeypatch.setattr("zoo.recipes.making.training", lambda name: None)
     told = CliRunner().invoke(zoo_main, ["build", "resnet34-2bit"])
     assert told.exit_code == 2 and "get them with: zoo pull resnet34." in told.stderr, told.output
     assert "ImageNet's training images" in told.stderr

@@ -92,6 +92,7 @@ def test_what_is_no_row_is_refused(world: Path, name: str) -> None:
 def test_status_knows_trials(world: Path) -> None:
     asked = ("status", "--suite", str(world / "tiny.yaml"), "--out", str(world / "out"))
     whole = run(*asked)
+    assert "not in the registry (name yours with --registry): tiny-resnet" in whole.stderr
     assert whole.stdout.count("to do") == 4 and "v1-limit10 has 2 rows: --limit 10" in whole.stderr
     trial = run(*asked, "--limit", "10")
     assert trial.stdout.count("done") == 2 and trial.stdout.count("to do") == 2 and "beside it" not in trial.stderr

@@ -75,6 +75,7 @@ def test_success_without_the_substitute_is_refused(scene: Scene, tmp_path: Path,
     assert stage.trace(board) == before
 
 
+@pytest.mark.slow
 def test_without_its_controls_a_cheat_would_be_first(scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bundle = stage.bundle(tmp_path, scene.suite, "cheat", CHEATS["a table of perturbations, by a hash of the image"][0]())
     board = scene.copy_board(tmp_path)

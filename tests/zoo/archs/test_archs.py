@@ -19,8 +19,12 @@ def make(name: str) -> nn.Module:
         return archs.create(name, 10)
 
 
+LARGE = ("squeezenet", "tiny-darknet", "inception-v3-tf")
+"""Of ImageNet's size."""
+
+
 def channels(name: str) -> tuple[int, int]:
-    return (1, 16) if name in SMALL else (3, 32)
+    return (1, 16) if name in SMALL else (3, 96 if name in LARGE else 32)
 
 
 @pytest.mark.parametrize("name", [name for name in archs.names() if name not in (*MIXED, "clip-vit-b32")])
@@ -41,7 +45,7 @@ def test_each_net_gives_logits_and_names_its_layers(name: str) -> None:
     assert modules[named.classifier] is last, "the classifier must be the last layer with weights"
     first = next(m for m in net.modules() if isinstance(m, nn.Conv2d | nn.Linear))
     assert modules[named.first_conv[0]] is first
-    if name not in ("squeezenet", "tiny-darknet"):  # of ImageNet's size
+    if name not in LARGE:
         assert seen["feature"].dim() == 4 and seen["feature"].shape[-1] in (side // 2, side // 4)
 
 

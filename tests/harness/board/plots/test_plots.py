@@ -8,7 +8,7 @@ import pytest
 
 from harness.board import Board
 from harness.board.plots import PLOTS, plot
-from harness.board.plots.style import COLOURS, DASHES, MARKERS, Choice, ink, look, shade
+from harness.board.plots.style import COLOURS, DASHES, MARKERS, Choice, canvas, ink, inline_svg, look, open_style, shade
 from harness.commands.pictures import KINDS
 from tests.harness.synthetic import Suite, World
 from zoo.errors import UserError
@@ -66,3 +66,16 @@ def test_shades_get_lighter_and_their_text_is_read() -> None:
 
 def test_the_command_offers_every_kind() -> None:
     assert tuple(PLOTS) == KINDS
+
+
+def test_long_names_are_laid_out_as_wide_as_they_are_drawn() -> None:
+    from matplotlib.textpath import TextPath
+
+    name = "cifar10-resnet20-2bit-qaa: full-precision activations alone (w)"
+    with open_style("long"):
+        figure, axes = canvas(10.5, 2)
+        axes[0][0].barh([0], [1])
+        axes[0][0].set_yticks([0], [name], fontsize=7.5)
+        inline_svg(figure, "long")
+        room = axes[0][0].get_position().x0 * 72 * 10.5
+        assert room > TextPath((0, 0), name, size=7.5).get_extents().width + 7  # a tick and its pad
